@@ -1,0 +1,140 @@
+// Package desired holds the tables of kernel state that this node should have, in the user's words: addresses, ports and
+// names, no ids, no byte order. Rows are immutable values: translate makes them, reconcile compares them with what the kernel
+// has, and whoever holds one may keep it.
+package desired
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Protocol is a transport protocol by its IANA number.
+type Protocol uint8
+
+// The protocols that Services carry.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// String returns the name that the Kubernetes API uses.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// PortName names one port of one Service. Every frontend of that port, on whichever address, leads to the same backends.
+type PortName struct {
+	Namespace, Service string
+	// Port is the name of the port in the Service's spec, empty for a single unnamed one.
+	Port string
+}
+
+// String returns namespace/service, with :port appended for a named port.
+func (n PortName) String() string {
+	s := n.Namespace + "/" + n.Service
+	if n.Port != "" {
+		s += ":" + n.Port
+	}
+	return s
+}
+
+// Compare orders names by namespace, Service and port.
+func (n PortName) Compare(o PortName) int {
+	if c := strings.Compare(n.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	if c := strings.Compare(n.Service, o.Service); c != 0 {
+		return c
+	}
+	return strings.Compare(n.Port, o.Port)
+}
+
+// Kind says which field of a Service a frontend came from.
+type Kind uint8
+
+// The kinds of frontends.
+const (
+	ClusterIP Kind = iota + 1
+	NodePort
+	ExternalIP
+	LoadBalancer
+)
+
+// String returns the name of the kind.
+func (k Kind) String() string {
+	switch k {
+	case ClusterIP:
+		return "ClusterIP"
+	case NodePort:
+		return "NodePort"
+	case ExternalIP:
+		return "ExternalIP"
+	case LoadBalancer:
+		return "LoadBalancer"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Frontend is an address and port at which a Service answers.
+type Frontend struct {
+	Address  netip.AddrPort
+	Protocol Protocol
+	Kind     Kind
+}
+
+// Compare orders frontends by address, port and protocol, which together are unique on a node.
+func (f Frontend) Compare(o Frontend) int {
+	if c := f.Address.Compare(o.Address); c != 0 {
+		return c
+	}
+	return int(f.Protocol) - int(o.Protocol)
+}
+
+// Backend is one process that serves a Service.
+type Backend struct {
+	Address  netip.AddrPort
+	Protocol Protocol
+}
+
+// Compare orders backends by address, port and protocol.
+func (b Backend) Compare(o Backend) int {
+	if c := b.Address.Compare(o.Address); c != 0 {
+		return c
+	}
+	return int(b.Protocol) - int(o.Protocol)
+}
+
+// Service is one port of a Service with all that the kernel must know of it. Both slices are sorted and free of duplicates,
+// and must not be changed. A Service without backends is still wanted: its frontends refuse connections instead of letting
+// the packets wander off.
+type Service struct {
+	Name      PortName
+	Frontends []Frontend
+	Backends  []Backend
+}
+
+// Equal says whether both rows ask for the same kernel state.
+func (s Service) Equal(o Service) bool {
+	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends)
+}
+
+// Endpoint is a pod of this node as the programs see it.
+type Endpoint struct {
+	Address netip.Addr
+	// IfIndex is the device index of the host side of the pod's veth pair.
+	IfIndex int
+	// PodMAC is the address of the device inside the pod, HostMAC that of the host side.
+	PodMAC, HostMAC net.HardwareAddr
+}

@@ -1,0 +1,240 @@
+package podnet
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// devicePrefix starts the name of every pod's host device, so that they are told from all others.
+	devicePrefix = "skep"
+	// podDevice is the name of the device inside the pod.
+	podDevice = "eth0"
+	// maxAlias is the longest alias that the kernel takes, in bytes.
+	maxAlias = 255
+	// routeProtocol marks the routes that are ours, in the range that the kernel leaves to others.
+	routeProtocol = 83
+)
+
+// device is the host side of a pod's veth pair.
+type device struct {
+	name  string
+	index int
+	// hostMAC belongs to the host side, podMAC to the pod's. Both follow from the pod's UID, so they need not be asked for.
+	hostMAC, podMAC net.HardwareAddr
+	// address, uid and pod are what the alias says; address is invalid on a device that was never finished.
+	address netip.Addr
+	uid     string
+	pod     string
+}
+
+// finished says whether the device's alias names its pod.
+func (d device) finished() bool { return d.address.IsValid() }
+
+// deviceName is the name of a pod's host device: the longest that the kernel takes, 44 bits of them from the UID.
+func deviceName(uid string) string {
+	sum := sha256.Sum256([]byte(uid))
+	return devicePrefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(devicePrefix)]
+}
+
+// macs derives a device's two hardware addresses from its name. The first octet makes them unicast and locally administered;
+// the second tells the two sides apart.
+func macs(name string) (host, pod net.HardwareAddr) {
+	sum := sha256.Sum256([]byte(name))
+	host = net.HardwareAddr{0x0a, 0x01, sum[0], sum[1], sum[2], sum[3]}
+	pod = net.HardwareAddr{0x0a, 0x02, sum[0], sum[1], sum[2], sum[3]}
+	return host, pod
+}
+
+func newDevice(pod Pod, address netip.Addr) device {
+	d := device{name: deviceName(pod.UID), address: address, uid: pod.UID, pod: pod.Namespace + "/" + pod.Name}
+	d.hostMAC, d.podMAC = macs(d.name)
+	return d
+}
+
+// alias is the record of the device: marker, address, UID, pod. Only the last may be cut short; it is for people.
+func (d device) alias() string {
+	s := strings.Join([]string{devicePrefix, d.address.String(), d.uid, d.pod}, " ")
+	return s[:min(len(s), maxAlias)]
+}
+
+// parseDevice reads a device back from what the kernel says of it.
+func parseDevice(attrs *netlink.LinkAttrs) device {
+	d := device{name: attrs.Name, index: attrs.Index}
+	d.hostMAC, d.podMAC = macs(d.name)
+	fields := strings.SplitN(attrs.Alias, " ", 4)
+	if len(fields) != 4 || fields[0] != devicePrefix {
+		return d
+	}
+	address, err := netip.ParseAddr(fields[1])
+	if err != nil || deviceName(fields[2]) != d.name {
+		return d
+	}
+	d.address, d.uid, d.pod = address, fields[2], fields[3]
+	return d
+}
+
+// isPodDevice says whether the link is the host side of a pod of ours.
+func isPodDevice(link netlink.Link) bool {
+	name := link.Attrs().Name
+	return link.Type() == "veth" && strings.HasPrefix(name, devicePrefix) && len(name) == unix.IFNAMSIZ-1
+}
+
+// podDevices lists the host devices of all pods, finished or not.
+func podDevices(h *netlink.Handle) ([]device, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	var devices []device
+	for _, l := range links {
+		if isPodDevice(l) {
+			devices = append(devices, parseDevice(l.Attrs()))
+		}
+	}
+	return devices, nil
+}
+
+// findDevice returns the device of that name; its index is 0 when there is none.
+func findDevice(h *netlink.Handle, name string) (device, error) {
+	link, err := h.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return device{name: name}, nil
+	}
+	if err != nil {
+		return device{}, fmt.Errorf("device %s: %w", name, err)
+	}
+	return parseDevice(link.Attrs()), nil
+}
+
+// create makes the veth pair, the peer directly inside ns, and notes the index.
+func (d *device) create(h *netlink.Handle, ns *os.File, mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.name, mtu, d.hostMAC
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = podDevice, uint32(mtu), d.podMAC
+	veth.PeerNamespace = netlink.NsFd(int(ns.Fd()))
+	if err := h.LinkAdd(veth); err != nil {
+		return fmt.Errorf("create device %s: %w", d.name, err)
+	}
+	d.index = veth.Index
+	return nil
+}
+
+// configurePod sets up the pod's side; it runs inside the pod's namespace. The pod knows its router's hardware address from
+// the start and the router the pod's, so no packet ever waits for ARP.
+func (d device) configurePod(router netip.Addr) error {
+	for name, value := range podSysctls {
+		if err := writeSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("device lo: %w", err)
+	}
+	eth, err := h.LinkByName(podDevice)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", podDevice, err)
+	}
+	index := eth.Attrs().Index
+	steps := []struct {
+		what string
+		do   func() error
+	}{
+		{"bring up lo", func() error { return h.LinkSetUp(lo) }},
+		{"set address", func() error { return h.AddrReplace(eth, &netlink.Addr{IPNet: hostNet(d.address)}) }},
+		{"bring up " + podDevice, func() error { return h.LinkSetUp(eth) }},
+		{"set router's hardware address", func() error { return h.NeighSet(neighbour(index, router, d.hostMAC)) }},
+		{"set default route", func() error {
+			return h.RouteReplace(&netlink.Route{
+				LinkIndex: index, Gw: router.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+				Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+			})
+		}},
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			return fmt.Errorf("%s in pod: %w", s.what, err)
+		}
+	}
+	return nil
+}
+
+// configureHost brings the host side up and routes the pod's address to it. The host speaks to its pods from the router
+// address, which is there on a node without any other.
+func (d device) configureHost(h *netlink.Handle, router netip.Addr) error {
+	for name, value := range hostDeviceSysctls(d.name) {
+		if err := writeSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}}); err != nil {
+		return fmt.Errorf("bring up %s: %w", d.name, err)
+	}
+	if err := h.NeighSet(neighbour(d.index, d.address, d.podMAC)); err != nil {
+		return fmt.Errorf("hardware address of %s: %w", d.address, err)
+	}
+	route := &netlink.Route{
+		LinkIndex: d.index, Dst: hostNet(d.address), Src: router.AsSlice(),
+		Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
+	}
+	if err := h.RouteReplace(route); err != nil {
+		return fmt.Errorf("route to %s: %w", d.address, err)
+	}
+	return nil
+}
+
+// finish writes the alias.
+func (d device) finish(h *netlink.Handle) error {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}}
+	if err := h.LinkSetAlias(link, d.alias()); err != nil {
+		return fmt.Errorf("alias of %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// down stops all traffic; a device that is gone is no error.
+func (d device) down(h *netlink.Handle) error {
+	err := h.LinkSetDown(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("take down %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// delete removes the pair, and with it its routes; a device that is gone is no error.
+func (d device) delete(h *netlink.Handle) error {
+	err := h.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete device %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// neighbour is an entry that needs no ARP and never expires.
+func neighbour(index int, address netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
+	return &netlink.Neigh{
+		LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: address.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+// hostNet is the network that holds the address alone.
+func hostNet(address netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen())}
+}

@@ -1,0 +1,348 @@
+// Package podnet gives a pod its network: a network namespace pinned by a bind mount, a veth pair, an address, routes and the
+// programs on the host side. It also holds the host's end: the router address, the uplinks, the sysctls.
+//
+// The kernel's links are the only record. The alias of a pod's host device names the pod and its address and is written last,
+// when everything else of the pod is in place: a device without an alias was never finished and no container has run behind
+// it, so it is removed and made anew. A process that is killed at any moment finds its state again this way, and can neither
+// lose an address nor give it out twice.
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/ipam"
+)
+
+// Pod is what the network needs to know of a pod.
+type Pod struct {
+	// UID names the pod for all of its life; it becomes a file name.
+	UID             string
+	Namespace, Name string
+}
+
+// Attachment is a pod's network, ready for its first packet.
+type Attachment struct {
+	// NetNS is the path at which the pod's network namespace is pinned.
+	NetNS string
+	// IPs are the pod's addresses, the primary one first.
+	IPs []netip.Addr
+	// MTU is the largest packet that the pod's device sends, in bytes.
+	MTU int
+}
+
+// Programs attaches the packet programs to a pod's host device. AttachPod is idempotent; DetachPod of a device that has none,
+// or is gone, returns nil.
+type Programs interface {
+	AttachPod(device string, ifindex int) error
+	DetachPod(device string, ifindex int) error
+}
+
+// Endpoints is the kernel's table of this node's pods. Put is idempotent; Delete of a missing address returns nil. Delete also
+// ends what the kernel remembers of the address, such as connections, so that its next owner starts clean.
+type Endpoints interface {
+	Put(desired.Endpoint) error
+	Delete(netip.Addr) error
+	List() ([]desired.Endpoint, error)
+}
+
+// Config is what a Manager needs. All fields are required but MTU.
+type Config struct {
+	// Dir is where network namespaces are pinned, one file a pod, named by its UID.
+	Dir string
+	// PodCIDR is this node's range of pod addresses.
+	PodCIDR netip.Prefix
+	// MTU of the pods' devices in bytes; 0 means 1500.
+	MTU       int
+	Programs  Programs
+	Endpoints Endpoints
+	Logger    *slog.Logger
+}
+
+// Manager attaches and detaches the pods of one node. It is safe for concurrent use.
+type Manager struct {
+	cfg    Config
+	router netip.Addr
+	pool   *ipam.Pool
+	host   *netlink.Handle
+	hostNS *os.File
+	// busy serialises work on one pod; two pods rarely share a lock, and only wait for each other when they do.
+	busy [64]sync.Mutex
+}
+
+// New restores the pool of addresses from the devices that exist and removes devices that were never finished. It must run in
+// the network namespace of the node. Close releases what it holds; it leaves the pods alone.
+func New(cfg Config) (*Manager, error) {
+	if cfg.MTU == 0 {
+		cfg.MTU = 1500
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	hostNS, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("network namespace of the node: %w", err)
+	}
+	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		hostNS.Close()
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	m := &Manager{cfg: cfg, router: ipam.Router(cfg.PodCIDR), host: host, hostNS: hostNS}
+	used, err := m.restore()
+	if err == nil {
+		m.pool, err = ipam.New(cfg.PodCIDR, used, time.Now)
+	}
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close releases the manager's handles.
+func (m *Manager) Close() {
+	m.host.Close()
+	m.hostNS.Close()
+}
+
+// restore returns the addresses that finished devices hold, by pod, and removes unfinished devices.
+func (m *Manager) restore() (map[netip.Addr]string, error) {
+	devices, err := podDevices(m.host)
+	if err != nil {
+		return nil, err
+	}
+	used := map[netip.Addr]string{}
+	for _, d := range devices {
+		if !d.finished() {
+			m.cfg.Logger.Info("removing a pod device that was never finished", "device", d.name)
+			if err := m.removeDevice(d); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		used[d.address] = d.uid
+	}
+	return used, nil
+}
+
+// Attach gives the pod its network, or finds the one it has, and repairs what is missing on the host's side of it. When it
+// returns nil everything is in place before the pod's first packet. On an error nothing of a new pod is left behind.
+func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
+	if pod.UID == "" || strings.ContainsAny(pod.UID, "/ ") || pod.UID[0] == '.' {
+		return Attachment{}, fmt.Errorf("pod %s/%s: %q cannot name a network namespace", pod.Namespace, pod.Name, pod.UID)
+	}
+	defer m.lock(pod.UID)()
+	if err := ctx.Err(); err != nil {
+		return Attachment{}, err
+	}
+	d, err := m.ensure(pod)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return Attachment{NetNS: m.path(pod.UID), IPs: []netip.Addr{d.address}, MTU: m.cfg.MTU}, nil
+}
+
+func (m *Manager) ensure(pod Pod) (device, error) {
+	d, err := findDevice(m.host, deviceName(pod.UID))
+	if err != nil {
+		return device{}, err
+	}
+	ns, err := openNamespace(m.path(pod.UID))
+	switch {
+	case err != nil:
+		return device{}, err
+	case d.finished() && ns != nil:
+		defer ns.Close()
+		return d, m.connect(d)
+	case d.index != 0:
+		// Without a namespace or an alias there is no container behind this device.
+		if err := m.removeDevice(d); err != nil {
+			return device{}, err
+		}
+	}
+	if ns != nil {
+		ns.Close()
+	}
+	d, err = m.create(pod)
+	if err != nil {
+		return device{}, errors.Join(err, m.remove(pod.UID))
+	}
+	return d, nil
+}
+
+// create makes everything from nothing. The alias comes last: it says that the device is finished.
+func (m *Manager) create(pod Pod) (device, error) {
+	address, err := m.pool.Allocate(pod.UID)
+	if err != nil {
+		return device{}, err
+	}
+	d := newDevice(pod, address)
+	ns, err := createNamespace(m.path(pod.UID), m.hostNS)
+	if err != nil {
+		return device{}, err
+	}
+	defer ns.Close()
+	if err := d.create(m.host, ns, m.cfg.MTU); err != nil {
+		return device{}, err
+	}
+	if err := enter(ns, m.hostNS, func() error { return d.configurePod(m.router) }); err != nil {
+		return device{}, err
+	}
+	if err := m.connect(d); err != nil {
+		return device{}, err
+	}
+	return d, d.finish(m.host)
+}
+
+// connect sets up the host's side of a device: programs first, so that no packet passes without them, then the endpoint, and
+// only then is the device brought up and routed to.
+func (m *Manager) connect(d device) error {
+	if err := m.cfg.Programs.AttachPod(d.name, d.index); err != nil {
+		return err
+	}
+	endpoint := desired.Endpoint{Address: d.address, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC}
+	if err := m.cfg.Endpoints.Put(endpoint); err != nil {
+		return err
+	}
+	return d.configureHost(m.host, m.router)
+}
+
+// Detach removes the pod's network; a pod without one is no error. The pod's processes must be dead.
+func (m *Manager) Detach(_ context.Context, uid string) error {
+	defer m.lock(uid)()
+	if err := m.remove(uid); err != nil {
+		return fmt.Errorf("network of pod %s: %w", uid, err)
+	}
+	return nil
+}
+
+// remove takes everything of a pod away. The device goes last, being the record of the address that all the rest is known by.
+func (m *Manager) remove(uid string) error {
+	d, err := findDevice(m.host, deviceName(uid))
+	if err != nil {
+		return err
+	}
+	if err := removeNamespace(m.path(uid)); err != nil {
+		return err
+	}
+	if d.index != 0 {
+		if err := m.removeDevice(d); err != nil {
+			return err
+		}
+	}
+	m.pool.Release(uid)
+	return nil
+}
+
+// removeDevice takes the device out of service before it forgets its address, so that no packet revives a connection.
+func (m *Manager) removeDevice(d device) error {
+	if err := d.down(m.host); err != nil {
+		return err
+	}
+	if d.finished() {
+		if err := m.cfg.Endpoints.Delete(d.address); err != nil {
+			return err
+		}
+	}
+	if err := m.cfg.Programs.DetachPod(d.name, d.index); err != nil {
+		return err
+	}
+	return d.delete(m.host)
+}
+
+// Retain removes the network of every pod that is not listed: namespaces, devices and endpoints. It repairs after a crash and
+// must not run beside Attach of a pod that is not listed.
+func (m *Manager) Retain(_ context.Context, uids []string) error {
+	keep := map[string]bool{}
+	for _, uid := range uids {
+		keep[uid] = true
+	}
+	stale, err := m.staleUIDs(keep)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, uid := range stale {
+		m.cfg.Logger.Info("removing the network of a pod that is gone", "uid", uid)
+		unlock := m.lock(uid)
+		if err := m.remove(uid); err != nil {
+			errs = append(errs, fmt.Errorf("network of pod %s: %w", uid, err))
+		}
+		unlock()
+	}
+	return errors.Join(append(errs, m.pruneEndpoints())...)
+}
+
+// staleUIDs lists the pods that have a namespace or a device, but are not to be kept.
+func (m *Manager) staleUIDs(keep map[string]bool) ([]string, error) {
+	var stale []string
+	entries, err := os.ReadDir(m.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			stale = append(stale, e.Name())
+		}
+	}
+	devices, err := podDevices(m.host)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		if d.finished() && !keep[d.uid] && !slices.Contains(stale, d.uid) {
+			stale = append(stale, d.uid)
+		}
+	}
+	return stale, nil
+}
+
+// pruneEndpoints removes endpoints whose device is gone, as after somebody deleted it by hand.
+func (m *Manager) pruneEndpoints() error {
+	endpoints, err := m.cfg.Endpoints.List()
+	if err != nil {
+		return err
+	}
+	devices, err := podDevices(m.host)
+	if err != nil {
+		return err
+	}
+	live := map[netip.Addr]bool{}
+	for _, d := range devices {
+		live[d.address] = true
+	}
+	var errs []error
+	for _, e := range endpoints {
+		if !live[e.Address] {
+			errs = append(errs, m.cfg.Endpoints.Delete(e.Address))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// path is where the network namespace of a pod is pinned.
+func (m *Manager) path(uid string) string { return filepath.Join(m.cfg.Dir, uid) }
+
+// lock serialises work on one pod and returns its unlock.
+func (m *Manager) lock(uid string) func() {
+	h := fnv.New32a()
+	h.Write([]byte(uid))
+	mu := &m.busy[h.Sum32()%uint32(len(m.busy))]
+	mu.Lock()
+	return mu.Unlock
+}
