@@ -209,6 +209,15 @@ func (d device) finish(h *netlink.Handle) error {
 	return nil
 }
 
+// disown removes the alias; a device that is gone is no error.
+func (d device) disown(h *netlink.Handle) error {
+	err := h.LinkSetAlias(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}}, "")
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("alias of %s: %w", d.name, err)
+	}
+	return nil
+}
+
 // down stops all traffic; a device that is gone is no error.
 func (d device) down(h *netlink.Handle) error {
 	err := h.LinkSetDown(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}})
@@ -218,9 +227,10 @@ func (d device) down(h *netlink.Handle) error {
 	return nil
 }
 
-// delete removes the pair, and with it its routes; a device that is gone is no error.
-func (d device) delete(h *netlink.Handle) error {
-	err := h.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}})
+// delete removes the pair, and with it its routes; a device that is gone is no error. It uses a connection to the kernel of
+// its own, since this takes long and nobody else should wait behind it.
+func (d device) delete() error {
+	err := netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}})
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete device %s: %w", d.name, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -267,17 +268,7 @@ func MTU() (int, error) {
 // Cleanup removes everything that this package made on the machine, whoever made it: pods' devices and the namespaces pinned
 // in dir, routes and the router address; and it restores the settings noted in dir's parent. It is idempotent.
 func Cleanup(dir string) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("netlink: %w", err)
-	}
-	defer h.Close()
 	var errs []error
-	devices, err := podDevices(h)
-	errs = append(errs, err)
-	for _, d := range devices {
-		errs = append(errs, d.delete(h))
-	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
@@ -285,7 +276,27 @@ func Cleanup(dir string) error {
 	for _, e := range entries {
 		errs = append(errs, removeNamespace(filepath.Join(dir, e.Name())))
 	}
-	errs = append(errs, cleanupRoutes(), recordIn(filepath.Dir(dir)).restore())
+	errs = append(errs, deleteDevices(), cleanupRoutes(), recordIn(filepath.Dir(dir)).restore())
+	return errors.Join(errs...)
+}
+
+// deleteDevices deletes the devices of all pods side by side, since each takes the kernel tens of milliseconds of waiting.
+func deleteDevices() error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer h.Close()
+	devices, err := podDevices(h)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(devices))
+	var wg sync.WaitGroup
+	for i, d := range devices {
+		wg.Go(func() { errs[i] = d.delete() })
+	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 

@@ -82,6 +82,8 @@ type Manager struct {
 	hostNS *os.File
 	// busy serialises work on one pod; two pods rarely share a lock, and only wait for each other when they do.
 	busy [64]sync.Mutex
+	// deletions are the devices that the kernel is still taking apart, which takes it tens of milliseconds each.
+	deletions sync.WaitGroup
 }
 
 // New restores the pool of addresses from the devices that exist and removes devices that were never finished. It must run in
@@ -114,8 +116,9 @@ func New(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Close releases the manager's handles.
+// Close waits for deletions under way and releases the manager's handles.
 func (m *Manager) Close() {
+	m.deletions.Wait()
 	m.host.Close()
 	m.hostNS.Close()
 }
@@ -231,7 +234,8 @@ func (m *Manager) Detach(_ context.Context, uid string) error {
 	return nil
 }
 
-// remove takes everything of a pod away. The device goes last, being the record of the address that all the rest is known by.
+// remove takes everything of a pod away. The device's alias goes last, being the record of the address that all the rest is
+// known by; without it the device is nobody's, and nobody waits for the kernel to delete it.
 func (m *Manager) remove(uid string) error {
 	d, err := findDevice(m.host, deviceName(uid))
 	if err != nil {
@@ -241,16 +245,29 @@ func (m *Manager) remove(uid string) error {
 		return err
 	}
 	if d.index != 0 {
-		if err := m.removeDevice(d); err != nil {
+		if err := m.retire(d); err != nil {
 			return err
 		}
+		m.deletions.Go(func() {
+			if err := d.delete(); err != nil {
+				m.cfg.Logger.Warn("a pod device stays until the next start", "error", err)
+			}
+		})
 	}
 	m.pool.Release(uid)
 	return nil
 }
 
-// removeDevice takes the device out of service before it forgets its address, so that no packet revives a connection.
+// removeDevice retires the device and waits until it is gone, and its name free.
 func (m *Manager) removeDevice(d device) error {
+	if err := m.retire(d); err != nil {
+		return err
+	}
+	return d.delete()
+}
+
+// retire takes the device out of service before its address is forgotten, so that no packet revives a connection.
+func (m *Manager) retire(d device) error {
 	if err := d.down(m.host); err != nil {
 		return err
 	}
@@ -262,7 +279,7 @@ func (m *Manager) removeDevice(d device) error {
 	if err := m.cfg.Programs.DetachPod(d.name, d.index); err != nil {
 		return err
 	}
-	return d.delete(m.host)
+	return d.disown(m.host)
 }
 
 // Retain removes the network of every pod that is not listed: namespaces, devices and endpoints. It repairs after a crash and

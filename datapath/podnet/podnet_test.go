@@ -225,6 +225,7 @@ func TestDetachLeavesNothing(t *testing.T) {
 
 func assertEmpty(t *testing.T, m *Manager, kernel *fakeKernel) {
 	t.Helper()
+	m.deletions.Wait()
 	devices, err := podDevices(m.host)
 	if err != nil {
 		t.Fatal(err)
@@ -310,7 +311,7 @@ func TestRetain(t *testing.T) {
 	m := newManager(t, dir, kernel)
 	kept := attach(t, m, "kept")
 	attach(t, m, "gone")
-	attach(t, m, "gone without a namespace"[:4]+"2")
+	attach(t, m, "gone2")
 	if err := removeNamespace(m.path("gone2")); err != nil {
 		t.Fatal(err)
 	}
