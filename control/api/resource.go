@@ -27,8 +27,12 @@ type Resource struct {
 	Categories []string
 	// Namespaced says whether objects live in a namespace.
 	Namespaced bool
+	// StoredAs is set where two rows serve the same objects (events.k8s.io serves the events of the core group): it names the
+	// row whose key space and version they are stored in. New and NewList are then of that row's Go types, which convert to
+	// the types of GroupVersion on the wire. The zero value means that the row is stored as itself.
+	StoredAs schema.GroupVersionResource
 
-	// New and NewList return empty objects of the versioned Go types.
+	// New and NewList return empty objects of the Go types that hooks, storage and caches see.
 	New     func() runtime.Object
 	NewList func() runtime.Object
 
@@ -63,6 +67,9 @@ type Resource struct {
 	// SelectableFields are the field selector keys of an object besides metadata.name and metadata.namespace, with its values.
 	// Every key must be present for every object (with an empty value where there is none).
 	SelectableFields func(obj runtime.Object) fields.Set
+	// FieldAliases maps further field selector keys that clients may write to keys of SelectableFields. An empty value takes a key
+	// away from clients of this row.
+	FieldAliases map[string]string
 	// Columns and Cells make the Table output; the values of Cells are in the order of Columns. Nil: name and age.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj runtime.Object) []any
@@ -71,4 +78,12 @@ type Resource struct {
 // GroupResource is the row's group and plural name, as errors and storage use it.
 func (r *Resource) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: r.GroupVersion.Group, Resource: r.Name}
+}
+
+// Storage returns the group, version and plural name that the row's objects are stored under.
+func (r *Resource) Storage() schema.GroupVersionResource {
+	if r.StoredAs.Resource != "" {
+		return r.StoredAs
+	}
+	return r.GroupVersion.WithResource(r.Name)
 }
