@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The kernel's uapi and libbpf's helper declarations, as every header and
+ * program here sees them. No vmlinux.h: the same sources must give the same
+ * bytes on any machine.
+ */
+#ifndef SKEP_BPF_H
+#define SKEP_BPF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define INLINE static __always_inline
+
+/* errno values: fixed by the ABI of every architecture that skep runs on. */
+#define EEXIST 17
+#define ECONNREFUSED 111
+
+#endif

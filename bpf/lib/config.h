@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * config: what user space decides before load. The variables are frozen with
+ * the program, so that the verifier knows them and deletes what is not used.
+ * Every name is set by datapath/load; the values here are the ones of a node
+ * with nothing configured.
+ */
+#ifndef SKEP_CONFIG_H
+#define SKEP_CONFIG_H
+
+#include "addr.h"
+
+#define CONFIG(type, name) volatile const type name
+
+/* The pod addresses of all nodes. Traffic to them is never masqueraded. */
+CONFIG(struct network, cluster_network);
+
+/* The pod addresses of this node. An address of it without an endpoint is
+ * nobody's, and packets to it are dropped.
+ */
+CONFIG(struct network, pod_network);
+
+/* The ClusterIPs. An address of it without a frontend is refused. */
+CONFIG(struct network, service_network);
+
+/* The router address of this node: the source of hairpin traffic. */
+CONFIG(struct addr, router_addr);
+
+/* NodePorts, host byte order, both ends included. Only for these ports is
+ * the wildcard frontend tried.
+ */
+CONFIG(__u16, nodeport_min) = 30000;
+CONFIG(__u16, nodeport_max) = 32767;
+
+/* Source ports and ICMP ids of masqueraded flows, host byte order, both ends
+ * included. Must not overlap the host's net.ipv4.ip_local_port_range nor the
+ * NodePorts.
+ */
+CONFIG(__u16, nat_port_min) = 61000;
+CONFIG(__u16, nat_port_max) = 65535;
+
+/* The cookie of the node's network namespace (SO_NETNS_COOKIE); 0: the
+ * initial one.
+ */
+CONFIG(__u64, host_netns) = 0;
+
+/* The kernel has bpf_set_retval (5.18). */
+CONFIG(bool, has_set_retval) = false;
+
+#endif

@@ -1,0 +1,153 @@
+// Package abi is the shape of the BPF programs and maps as Go sees it: the
+// types of map keys and values, generated from the objects' own type
+// information, and the objects themselves, embedded. The C under bpf/ is the
+// definition; bpf/README.md says what each map holds and who writes it.
+//
+// Ports in keys and values are in network byte order ([Port], [HostPort]);
+// all other numbers are in the machine's.
+package abi
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// The types of map keys and values, named as in C.
+type (
+	// Addr is an IP address in 16 bytes, IPv4 mapped. See [AddrFrom].
+	Addr = netdevAddr
+	// FrontendKey is what clients use to reach a Service port.
+	FrontendKey = netdevFrontendKey
+	// Frontend tells which service serves a FrontendKey.
+	Frontend = netdevFrontend
+	// Service is the row of one Service port, indexed by its id.
+	Service = netdevService
+	// SlotKey is the place of a backend in a service.
+	SlotKey = netdevSlotKey
+	// Backend is an address and port that serves.
+	Backend = netdevBackend
+	// Endpoint is a pod of this node; its key is the pod's Addr.
+	Endpoint = netdevEndpoint
+	// Node is a node's address; its key is the Addr.
+	Node = netdevNode
+	// NodeFlag are the bits of Node.Flags.
+	NodeFlag = netdevNodeFlag
+	// Device is a device that leads outside; its key is the ifindex.
+	Device = netdevDevice
+	// Control is the single row of the control map.
+	Control = netdevControl
+	// ConntrackKey names the two ends of a flow, in ascending order.
+	ConntrackKey = netdevConntrackKey
+	// Conntrack is one flow, or one side of a translated flow.
+	Conntrack = netdevConntrack
+	// ConntrackFlag are the bits of Conntrack.Flags.
+	ConntrackFlag = netdevConntrackFlag
+	// DropCounter counts what was refused for one reason at one place.
+	DropCounter = netdevDropCounter
+	// DropReason is why a packet or connect was refused.
+	DropReason = netdevDropReason
+	// Place is where a verdict fell.
+	Place = netdevPlace
+)
+
+// Bits of Node.Flags.
+const (
+	// NodeLocal marks an address that this node's own stack answers.
+	NodeLocal = netdevNodeFlagNODE_LOCAL
+)
+
+// Bits of Conntrack.Flags; bpf/lib/conntrack.h says what each means.
+const (
+	CTFromHigh   = netdevConntrackFlagCT_FROM_HIGH
+	CTRewriteSrc = netdevConntrackFlagCT_REWRITE_SRC
+	CTRewriteDst = netdevConntrackFlagCT_REWRITE_DST
+	CTReplySide  = netdevConntrackFlagCT_REPLY_SIDE
+	CTToHost     = netdevConntrackFlagCT_TO_HOST
+	CTFromHost   = netdevConntrackFlagCT_FROM_HOST
+	CTReplied    = netdevConntrackFlagCT_REPLIED
+	CTSyn        = netdevConntrackFlagCT_SYN
+	CTFinFrom    = netdevConntrackFlagCT_FIN_FROM
+	CTFinTo      = netdevConntrackFlagCT_FIN_TO
+	CTRst        = netdevConntrackFlagCT_RST
+)
+
+// Reasons is how many drop reasons there are; they count from 0.
+const Reasons = int(netdevDropReasonDROP_REASON_COUNT)
+
+// Places is how many places there are; they count from 0.
+const Places = int(netdevPlacePLACE_COUNT)
+
+// Names of maps, as in C and as pinned.
+const (
+	MapFrontend  = netdevMapFrontend
+	MapService   = netdevMapService
+	MapSlot      = netdevMapSlot
+	MapEndpoint  = netdevMapEndpoint
+	MapNode      = netdevMapNode
+	MapDevice    = netdevMapDevice
+	MapControl   = netdevMapControl
+	MapConntrack = netdevMapConntrack
+	MapDrop      = netdevMapDrop
+	MapPeer      = sockMapPeer
+	MapDatagram  = sockMapDatagram
+)
+
+// Names of programs, as in C.
+const (
+	ProgFromPod      = podProgFromPod
+	ProgToPod        = podProgToPod
+	ProgFromNet      = netdevProgFromNet
+	ProgToNet        = netdevProgToNet
+	ProgConnect4     = sockProgConnect4
+	ProgSendmsg4     = sockProgSendmsg4
+	ProgRecvmsg4     = sockProgRecvmsg4
+	ProgGetpeername4 = sockProgGetpeername4
+)
+
+// Specs returns the programs of the three hooks with their maps and
+// variables, freshly decoded: the caller may change them.
+func Specs() (sock, pod, netdev *ebpf.CollectionSpec, err error) {
+	if sock, err = loadSock(); err != nil {
+		return nil, nil, nil, err
+	}
+	if pod, err = loadPod(); err != nil {
+		return nil, nil, nil, err
+	}
+	if netdev, err = loadNetdev(); err != nil {
+		return nil, nil, nil, err
+	}
+	return sock, pod, netdev, nil
+}
+
+// AddrFrom gives the 16-byte form of a. The zero netip.Addr gives "::".
+func AddrFrom(a netip.Addr) Addr {
+	if !a.IsValid() {
+		return Addr{}
+	}
+	return Addr{Bytes: a.As16()}
+}
+
+// Netip gives the address of the 16-byte form; IPv4 is unmapped.
+func (a netdevAddr) Netip() netip.Addr {
+	return netip.AddrFrom16(a.Bytes).Unmap()
+}
+
+// String formats the address as netip does.
+func (a netdevAddr) String() string { return a.Netip().String() }
+
+// Port gives the network byte order of port, as keys and values hold it.
+func Port(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+// HostPort is the reverse of [Port].
+func HostPort(port uint16) uint16 { return Port(port) }
+
+// DropIndex is the index of a counter in the drop map.
+func DropIndex(reason DropReason, place Place) uint32 {
+	return uint32(reason)*uint32(Places) + uint32(place)
+}

@@ -1,0 +1,8 @@
+package abi
+
+// clang-19 and llvm-strip-19 are Debian's: every machine generates the same
+// bytes. netdev sees every map but the sockets' own, so its types serve all.
+
+//go:generate ./generate.sh netdev -type conntrack_flag -type node_flag
+//go:generate ./generate.sh pod -no-global-types
+//go:generate ./generate.sh sock -no-global-types
