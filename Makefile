@@ -1,0 +1,54 @@
+# Two commands do it all on a fresh Debian machine, as root: `make up` and `make test`.
+SHELL := /bin/bash
+export CGO_ENABLED := 0
+
+.PHONY: up down demo deps test-deps build generate generated lint test unit e2e bench
+
+## up: install what is missing, build, start a node, run the demo
+up: deps build
+	test/demo/run
+
+## down: stop the node and remove everything it holds on this machine
+down: build
+	bin/skep down
+
+## deps: what a node needs to run (containerd, runc) and to be built (go)
+deps:
+	@test/deps run
+
+## test-deps: what the tests and the BPF compiler need besides
+test-deps:
+	@test/deps test
+
+## build: bin/skep, one static binary
+build:
+	go build -trimpath -ldflags '-s -w' -o bin/skep ./cmd/skep
+
+## generate: BPF objects with their Go types, and the OpenAPI document
+generate: test-deps
+	go generate ./...
+
+## generated: fail unless generated files are what generate makes
+generated: generate
+	@git diff --exit-code --stat -- datapath/abi control/apiserver || { echo 'generated files differ: commit what make generate makes'; exit 1; }
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+unit:
+	go test ./...
+
+e2e: build
+	SKEP_E2E=1 go test -count=1 -timeout 20m ./test/e2e/...
+
+## test: everything that CI checks
+test: deps test-deps build generated lint unit e2e
+	@echo 'all tests passed'
+
+## bench: the benchmarks against the node that runs
+bench: build
+	bin/skep bench service
+	bin/skep bench dns
+	bin/skep bench pods
