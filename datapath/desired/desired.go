@@ -87,6 +87,10 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
+// AnyLocal stands, as the address of a frontend, for every address of this node and for 127.0.0.1: node ports answer at all of
+// them, and a node that gains an address need not touch its Services.
+var AnyLocal = netip.AddrFrom4([4]byte{})
+
 // Frontend is an address and port at which a Service answers.
 type Frontend struct {
 	Address  netip.AddrPort
@@ -137,4 +141,16 @@ type Endpoint struct {
 	IfIndex int
 	// PodMAC is the address of the device inside the pod, HostMAC that of the host side.
 	PodMAC, HostMAC net.HardwareAddr
+}
+
+// Node is what is known of one address of a node.
+type Node struct {
+	// Local says that the address is this node's: its own stack answers there, and node ports with it.
+	Local bool
+}
+
+// Device is a device of this node that leads outside.
+type Device struct {
+	// Masquerade is the source of what pods send out by the device.
+	Masquerade netip.Addr
 }

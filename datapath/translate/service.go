@@ -17,8 +17,6 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
 // View is what the translation of Services depends on besides the objects of one Service.
 type View struct {
-	// NodeAddresses are the addresses of this node at which node ports answer.
-	NodeAddresses []netip.Addr
 	// ClusterDNS is the cluster's DNS address. Whatever its EndpointSlices say, the Service that has it leads to DNS, the
 	// server on this node: a look-up never leaves the node and works while the API server is away.
 	ClusterDNS netip.Addr
@@ -41,7 +39,7 @@ func Service(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, v
 		}
 		row := desired.Service{
 			Name:      desired.PortName{Namespace: svc.Namespace, Service: svc.Name, Port: port.Name},
-			Frontends: frontends(svc, port, clusterIP, protocol, view.NodeAddresses),
+			Frontends: frontends(svc, port, clusterIP, protocol),
 		}
 		if clusterIP == view.ClusterDNS {
 			row.Backends = []desired.Backend{{Address: view.DNS, Protocol: protocol}}
@@ -80,9 +78,9 @@ func protocolOf(p corev1.Protocol) (desired.Protocol, bool) {
 
 // frontends lists where one port of a Service answers, sorted, each address once: the cluster IP wins over an external IP that
 // repeats it, so that the row says what it is.
-func frontends(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, protocol desired.Protocol, nodes []netip.Addr) []desired.Frontend {
+func frontends(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, protocol desired.Protocol) []desired.Frontend {
 	number := uint16(port.Port)
-	list := make([]desired.Frontend, 0, 2+len(nodes))
+	list := make([]desired.Frontend, 0, 2)
 	add := func(addr netip.Addr, number uint16, kind desired.Kind) {
 		list = append(list, desired.Frontend{Address: netip.AddrPortFrom(addr, number), Protocol: protocol, Kind: kind})
 	}
@@ -104,10 +102,7 @@ func frontends(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Ad
 		}
 	}
 	if port.NodePort != 0 && (svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer) {
-		add(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port.NodePort), desired.NodePort)
-		for _, addr := range nodes {
-			add(addr, uint16(port.NodePort), desired.NodePort)
-		}
+		add(desired.AnyLocal, uint16(port.NodePort), desired.NodePort)
 	}
 	slices.SortStableFunc(list, desired.Frontend.Compare)
 	return slices.CompactFunc(list, func(a, b desired.Frontend) bool { return a.Compare(b) == 0 })

@@ -18,9 +18,8 @@ import (
 )
 
 var view = View{
-	NodeAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("172.16.0.9")},
-	ClusterDNS:    netip.MustParseAddr("10.96.0.10"),
-	DNS:           netip.MustParseAddrPort("10.244.0.1:53"),
+	ClusterDNS: netip.MustParseAddr("10.96.0.10"),
+	DNS:        netip.MustParseAddrPort("10.244.0.1:53"),
 }
 
 // TestService reads every file of testdata/service: the objects of one Service as YAML documents, then after a line of

@@ -1,0 +1,114 @@
+// Package bpfmap gives the kernel's maps types of this program: addresses instead of bytes, rows instead of structs. The same
+// code runs over maps in the kernel and over a fake in memory.
+package bpfmap
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/skep-io/skep/datapath/abi"
+)
+
+// Maps are the maps of one node. They are safe for concurrent use; writers of one row must agree among themselves.
+type Maps struct {
+	frontend  table[abi.FrontendKey, abi.Frontend]
+	service   table[uint32, abi.Service]
+	slot      table[abi.SlotKey, abi.Backend]
+	endpoint  table[abi.Addr, abi.Endpoint]
+	node      table[abi.Addr, abi.Node]
+	device    table[uint32, abi.Device]
+	control   table[uint32, abi.Control]
+	conntrack table[abi.ConntrackKey, abi.Conntrack]
+	drop      dropTable
+
+	// sizes are the most rows that each map takes, by name.
+	sizes   map[string]uint32
+	closers []io.Closer
+	// controlMu guards the read-change-write of the control row.
+	controlMu sync.Mutex
+}
+
+// Open opens the maps that are pinned in dir. Close releases them.
+func Open(dir string) (*Maps, error) {
+	return assemble(func(name string) (*ebpf.Map, error) {
+		return ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+	})
+}
+
+// Create makes fresh maps that are pinned nowhere and vanish with Close. They are what tests on the real kernel write to.
+func Create() (*Maps, error) {
+	_, _, netdev, err := abi.Specs()
+	if err != nil {
+		return nil, err
+	}
+	return assemble(func(name string) (*ebpf.Map, error) {
+		spec := netdev.Maps[name]
+		if spec == nil {
+			return nil, fmt.Errorf("not in the programs")
+		}
+		spec.Pinning = ebpf.PinNone
+		return ebpf.NewMap(spec)
+	})
+}
+
+func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
+	m := &Maps{sizes: map[string]uint32{}}
+	byName := map[string]*ebpf.Map{}
+	for _, name := range []string{
+		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNode, abi.MapDevice, abi.MapControl,
+		abi.MapConntrack, abi.MapDrop,
+	} {
+		one, err := open(name)
+		if err != nil {
+			m.Close()
+			return nil, fmt.Errorf("map %s: %w", name, err)
+		}
+		byName[name] = one
+		m.sizes[name] = one.MaxEntries()
+		m.closers = append(m.closers, one)
+	}
+	m.frontend = kernelTable[abi.FrontendKey, abi.Frontend]{byName[abi.MapFrontend]}
+	m.service = kernelTable[uint32, abi.Service]{byName[abi.MapService]}
+	m.slot = kernelTable[abi.SlotKey, abi.Backend]{byName[abi.MapSlot]}
+	m.endpoint = kernelTable[abi.Addr, abi.Endpoint]{byName[abi.MapEndpoint]}
+	m.node = kernelTable[abi.Addr, abi.Node]{byName[abi.MapNode]}
+	m.device = kernelTable[uint32, abi.Device]{byName[abi.MapDevice]}
+	m.control = kernelTable[uint32, abi.Control]{byName[abi.MapControl]}
+	m.conntrack = kernelTable[abi.ConntrackKey, abi.Conntrack]{byName[abi.MapConntrack]}
+	m.drop = kernelDrops{byName[abi.MapDrop]}
+	return m, nil
+}
+
+// Fake returns maps in memory. fail is asked before each write ("put" or "delete") to a table named as in the kernel, and
+// returns the error to give; nil means that nothing fails.
+func Fake(fail func(op, table string) error) *Maps {
+	if fail == nil {
+		fail = func(string, string) error { return nil }
+	}
+	return &Maps{
+		frontend:  newMemoryTable[abi.FrontendKey, abi.Frontend](abi.MapFrontend, fail),
+		service:   newMemoryTable[uint32, abi.Service](abi.MapService, fail),
+		slot:      newMemoryTable[abi.SlotKey, abi.Backend](abi.MapSlot, fail),
+		endpoint:  newMemoryTable[abi.Addr, abi.Endpoint](abi.MapEndpoint, fail),
+		node:      newMemoryTable[abi.Addr, abi.Node](abi.MapNode, fail),
+		device:    newMemoryTable[uint32, abi.Device](abi.MapDevice, fail),
+		control:   newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
+		conntrack: newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
+		drop:      noDrops{},
+		sizes:     map[string]uint32{},
+	}
+}
+
+// Close releases the maps. Pinned ones stay in the kernel.
+func (m *Maps) Close() {
+	for _, c := range m.closers {
+		c.Close()
+	}
+}
+
+// Capacity returns the most rows that the map of that name takes; 0 when it has no limit, as in a fake.
+func (m *Maps) Capacity(name string) uint32 { return m.sizes[name] }
