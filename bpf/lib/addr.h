@@ -13,9 +13,8 @@ struct addr {
 	__u8 bytes[16];
 } __attribute__((aligned(4)));
 
-/* network: the addresses a with (a & mask) == addr. A mask of zero bytes and
- * a zero addr would match everything; a network that is not set has an addr
- * of zero and a mask of ones, and matches only "::".
+/* network: the addresses a with (a & mask) == addr. All zero: not set, it
+ * contains nothing.
  */
 struct network {
 	struct addr addr;
@@ -71,7 +70,7 @@ INLINE bool network_contains(const volatile struct network *n,
 	const volatile __u32 *na = (const volatile __u32 *)n->addr.bytes;
 	const volatile __u32 *nm = (const volatile __u32 *)n->mask.bytes;
 
-	return (addr_word(a, 3) & nm[3]) == na[3] &&
+	return nm[0] && (addr_word(a, 3) & nm[3]) == na[3] &&
 	       (addr_word(a, 2) & nm[2]) == na[2] &&
 	       (addr_word(a, 1) & nm[1]) == na[1] &&
 	       (addr_word(a, 0) & nm[0]) == na[0];

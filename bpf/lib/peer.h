@@ -27,8 +27,7 @@ struct peer {
 
 struct datagram_peers {
 	struct peer peer[PEERS];
-	__u32 next; /* where the next one goes */
-	__u32 pad;
+	__u32 next; /* where the next one goes, below PEERS */
 };
 
 /* connected sockets */
@@ -46,5 +45,68 @@ struct {
 	__type(value, struct datagram_peers);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } datagram SEC(".maps");
+
+INLINE bool peer_asked(const struct peer *p, const struct addr *a, __be16 port)
+{
+	return p->asked_port == port && addr_equal(&p->asked, a);
+}
+
+INLINE bool peer_given(const struct peer *p, const struct addr *a, __be16 port)
+{
+	return p->given_port == port && addr_equal(&p->given, a);
+}
+
+/* peer_connected remembers the peer of a connected socket. Out of memory is
+ * no error: the socket then shows the backend.
+ */
+INLINE void peer_connected(struct bpf_sock *sk, const struct peer *p)
+{
+	struct peer *mine;
+
+	mine = bpf_sk_storage_get(&peer, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (mine)
+		*mine = *p;
+}
+
+/* datagram_find finds what the socket was last given for an asked address. */
+INLINE struct peer *datagram_find(struct datagram_peers *d,
+				  const struct addr *asked, __be16 port)
+{
+	for (int i = 0; i < PEERS; i++)
+		if (peer_asked(&d->peer[i], asked, port))
+			return &d->peer[i];
+	return NULL;
+}
+
+INLINE void datagram_add(struct datagram_peers *d, const struct peer *p)
+{
+	__u32 i = d->next;
+
+	if (i >= PEERS)
+		i = 0;
+	d->peer[i] = *p;
+	d->next = i + 1;
+}
+
+/* peer_shown finds the peer by the address that it really has; NULL: the
+ * address was not translated.
+ */
+INLINE struct peer *peer_shown(struct bpf_sock *sk, const struct addr *given,
+			       __be16 port)
+{
+	struct datagram_peers *d;
+	struct peer *p;
+
+	p = bpf_sk_storage_get(&peer, sk, 0, 0);
+	if (p && peer_given(p, given, port))
+		return p;
+	d = bpf_sk_storage_get(&datagram, sk, 0, 0);
+	if (!d)
+		return NULL;
+	for (int i = 0; i < PEERS; i++)
+		if (peer_given(&d->peer[i], given, port))
+			return &d->peer[i];
+	return NULL;
+}
 
 #endif

@@ -104,6 +104,10 @@ const (
 	ProgSendmsg4     = sockProgSendmsg4
 	ProgRecvmsg4     = sockProgRecvmsg4
 	ProgGetpeername4 = sockProgGetpeername4
+	ProgConnect6     = sockProgConnect6
+	ProgSendmsg6     = sockProgSendmsg6
+	ProgRecvmsg6     = sockProgRecvmsg6
+	ProgGetpeername6 = sockProgGetpeername6
 )
 
 // Specs returns the programs of the three hooks with their maps and

@@ -25,9 +25,13 @@ const (
 	sockMapService        = "service"
 	sockMapSlot           = "slot"
 	sockProgConnect4      = "connect4"
+	sockProgConnect6      = "connect6"
 	sockProgGetpeername4  = "getpeername4"
+	sockProgGetpeername6  = "getpeername6"
 	sockProgRecvmsg4      = "recvmsg4"
+	sockProgRecvmsg6      = "recvmsg6"
 	sockProgSendmsg4      = "sendmsg4"
+	sockProgSendmsg6      = "sendmsg6"
 	sockVarClusterNetwork = "cluster_network"
 	sockVarDropReasons    = "drop_reasons"
 	sockVarHasSetRetval   = "has_set_retval"
@@ -85,9 +89,13 @@ type sockSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockProgramSpecs struct {
 	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
 	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
 	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 }
 
 // sockMapSpecs contains maps before they are loaded into the kernel.
@@ -188,17 +196,25 @@ type sockVariables struct {
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockPrograms struct {
 	Connect4     *ebpf.Program `ebpf:"connect4"`
+	Connect6     *ebpf.Program `ebpf:"connect6"`
 	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
 	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 }
 
 func (p *sockPrograms) Close() error {
 	return _SockClose(
 		p.Connect4,
+		p.Connect6,
 		p.Getpeername4,
+		p.Getpeername6,
 		p.Recvmsg4,
+		p.Recvmsg6,
 		p.Sendmsg4,
+		p.Sendmsg6,
 	)
 }
 

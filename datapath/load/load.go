@@ -1,0 +1,201 @@
+// Package load puts the BPF programs and maps into the kernel: it loads them
+// configured for this node, re-uses the pinned maps of an earlier run,
+// attaches by links that are pinned too, and replaces programs atomically.
+// Nothing that it makes needs the process: programs go on when it is gone.
+package load
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/skep-io/skep/datapath/abi"
+)
+
+var (
+	// ErrIncompatible is returned when a pinned map has another layout than
+	// the programs at hand expect.
+	ErrIncompatible = errors.New("pinned maps are of another version")
+
+	// ErrNoTCX is returned by AttachPod and AttachNetdev when the kernel
+	// has no tcx links (before 6.6). The caller then attaches [Objects.Program]
+	// as direct-action clsact filters.
+	ErrNoTCX = errors.New("the kernel has no tcx links")
+
+	// ErrNotBPFFS is returned when the directory for pins is not in a BPF
+	// file system.
+	ErrNotBPFFS = errors.New("not in a bpf file system: run mount -t bpf bpf /sys/fs/bpf")
+)
+
+// Config is what the programs of a node are loaded with.
+type Config struct {
+	// Dir is where maps and links are pinned, in a BPF file system. Empty:
+	// nothing is pinned, and everything goes with the process.
+	Dir string
+
+	// ClusterNetwork are the pod addresses of all nodes: never masqueraded.
+	ClusterNetwork netip.Prefix
+	// PodNetwork are the pod addresses of this node.
+	PodNetwork netip.Prefix
+	// ServiceNetwork are the ClusterIPs.
+	ServiceNetwork netip.Prefix
+	// Router is the node's own address in PodNetwork.
+	Router netip.Addr
+
+	// NodePortMin and NodePortMax bound the NodePorts. Zero: 30000-32767.
+	NodePortMin, NodePortMax uint16
+	// NATPortMin and NATPortMax bound the source ports of masqueraded
+	// flows. They must not overlap the host's ip_local_port_range nor the
+	// NodePorts. Zero: 61000-65535.
+	NATPortMin, NATPortMax uint16
+
+	// Logger is told of what had to be left out or replaced.
+	Logger *slog.Logger
+}
+
+// Objects are the loaded programs and their maps. Safe for concurrent use.
+type Objects struct {
+	dir      string
+	logger   *slog.Logger
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program
+
+	mu    sync.Mutex
+	links []link.Link // guarded by mu; the ones that are not pinned
+	epoch sync.Mutex  // serialises BumpEpoch
+}
+
+// Open loads the programs and creates the maps, or takes the ones pinned in
+// cfg.Dir. Nothing is attached, and programs attached earlier run on, until
+// the Attach methods replace them.
+//
+// Returns ErrNotBPFFS if cfg.Dir cannot hold pins and ErrIncompatible, naming
+// every map, if pinned maps do not fit. Close releases the file descriptors.
+func Open(cfg Config) (*Objects, error) {
+	if cfg.Dir != "" {
+		if err := ensureDir(cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
+	sock, pod, netdev, err := abi.Specs()
+	if err != nil {
+		return nil, err
+	}
+	o := &Objects{
+		dir:      cfg.Dir,
+		logger:   cfg.Logger,
+		maps:     map[string]*ebpf.Map{},
+		programs: map[string]*ebpf.Program{},
+	}
+	if o.logger == nil {
+		o.logger = slog.New(slog.DiscardHandler)
+	}
+	specs := []*ebpf.CollectionSpec{sock, pod, netdev}
+	allowMemory()
+	if err := o.open(cfg, specs); err != nil {
+		o.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *Objects) open(cfg Config, specs []*ebpf.CollectionSpec) error {
+	if err := o.openMaps(specs); err != nil {
+		return err
+	}
+	features, err := probe()
+	if err != nil {
+		return err
+	}
+	for _, spec := range specs {
+		if err := configure(spec, cfg, features); err != nil {
+			return err
+		}
+		if err := o.loadPrograms(spec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadPrograms loads the programs of one object file on the shared maps.
+func (o *Objects) loadPrograms(spec *ebpf.CollectionSpec) error {
+	shared := map[string]*ebpf.Map{}
+	for name := range spec.Maps {
+		if m, ok := o.maps[name]; ok {
+			shared[name] = m
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	defer coll.Close()
+	for name := range coll.Programs {
+		o.programs[name] = coll.DetachProgram(name)
+	}
+	return nil
+}
+
+// Map returns a map by its name in abi, or nil. It belongs to o.
+func (o *Objects) Map(name string) *ebpf.Map { return o.maps[name] }
+
+// Program returns a program by its name in abi, or nil. It belongs to o.
+func (o *Objects) Program(name string) *ebpf.Program { return o.programs[name] }
+
+// BumpEpoch makes every flow decide anew where its next packet goes. Call it
+// after an endpoint or an address of this node was replaced or removed.
+func (o *Objects) BumpEpoch() error {
+	o.epoch.Lock()
+	defer o.epoch.Unlock()
+	m := o.maps[abi.MapControl]
+	var c abi.Control
+	if err := m.Lookup(uint32(0), &c); err != nil {
+		return fmt.Errorf("map %s: %w", abi.MapControl, err)
+	}
+	c.Epoch++
+	if err := m.Put(uint32(0), c); err != nil {
+		return fmt.Errorf("map %s: %w", abi.MapControl, err)
+	}
+	return nil
+}
+
+// Close releases the file descriptors. What is pinned and attached stays.
+func (o *Objects) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.links {
+		l.Close()
+	}
+	for _, p := range o.programs {
+		p.Close()
+	}
+	for _, m := range o.maps {
+		m.Close()
+	}
+	return nil
+}
+
+func (o *Objects) path(elem ...string) string {
+	return filepath.Join(append([]string{o.dir}, elem...)...)
+}
+
+// Cleanup detaches and removes all that is pinned in dir, and dir. What is
+// not there is no error.
+func Cleanup(dir string) error {
+	var errs []error
+	links, err := pinnedLinks(filepath.Join(dir, linksDir))
+	errs = append(errs, err)
+	for _, path := range links {
+		errs = append(errs, detachPinned(path))
+	}
+	errs = append(errs, os.RemoveAll(dir), unmount())
+	return errors.Join(errs...)
+}

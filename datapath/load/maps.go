@@ -1,0 +1,91 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+const mapsDir = "maps"
+
+// openMaps opens or creates every map that the specs name.
+func (o *Objects) openMaps(specs []*ebpf.CollectionSpec) error {
+	wanted := map[string]*ebpf.MapSpec{}
+	for _, spec := range specs {
+		for name, m := range spec.Maps {
+			// Sections such as .rodata belong to one object file.
+			if !strings.HasPrefix(name, ".") {
+				wanted[name] = m
+			}
+		}
+	}
+	if o.dir != "" {
+		if err := os.MkdirAll(o.path(mapsDir), 0o700); err != nil {
+			return err
+		}
+	}
+	var unfit []error
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		err := o.openMap(name, wanted[name])
+		if errors.Is(err, ebpf.ErrMapIncompatible) {
+			unfit = append(unfit, err)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(unfit) > 0 {
+		return fmt.Errorf("%w: stop the node with skep down, then start it again: %s", ErrIncompatible, errors.Join(unfit...))
+	}
+	return nil
+}
+
+// openMap takes the pinned map or creates and pins it. An error that wraps
+// ebpf.ErrMapIncompatible says how the pinned one differs.
+func (o *Objects) openMap(name string, spec *ebpf.MapSpec) error {
+	if o.dir == "" {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return fmt.Errorf("create map %s: %w", name, err)
+		}
+		o.maps[name] = m
+		return nil
+	}
+	path := o.path(mapsDir, name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return o.createMap(name, path, spec)
+	}
+	if err != nil {
+		return fmt.Errorf("map %s: %w", path, err)
+	}
+	if err := spec.Compatible(m); err != nil {
+		m.Close()
+		return fmt.Errorf("map %s: %w", path, err)
+	}
+	o.maps[name] = m
+	return nil
+}
+
+func (o *Objects) createMap(name, path string, spec *ebpf.MapSpec) error {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return fmt.Errorf("create map %s: %w", name, err)
+	}
+	if err := m.Pin(path); err != nil {
+		m.Close()
+		return fmt.Errorf("pin map %s: %w", path, err)
+	}
+	o.maps[name] = m
+	return nil
+}
+
+// allowMemory lifts the limit on locked memory where maps count against it
+// (before 5.11). Without the right to do so, creating a map tells.
+func allowMemory() { _ = rlimit.RemoveMemlock() }
