@@ -22,29 +22,51 @@ import (
 // routerLabel marks the router address, so that it is found again without knowing the pod CIDR.
 const routerLabel = "lo:skep"
 
-// UplinkPrograms attaches the node's packet programs to a device that leads out. AttachNetdev is idempotent; DetachNetdev of
-// a device that has none, or is gone, returns nil.
-type UplinkPrograms interface {
+// Uplink is a device by which the node talks to others.
+type Uplink struct {
+	Name  string
+	Index int
+	// MTU is the largest packet that it carries, in bytes.
+	MTU int
+	// Addresses are its IPv4 addresses, the primary one first; there is at least one.
+	Addresses []netip.Addr
+}
+
+// Uplinks is who acts on the node's uplinks. All its methods are idempotent.
+type Uplinks interface {
+	// Changed is told of all uplinks before the programs are attached to those that are new.
+	Changed([]Uplink) error
 	AttachNetdev(device string, ifindex int) error
+	// DetachNetdev of a device that has no programs, or is gone, returns nil.
 	DetachNetdev(device string, ifindex int) error
+	// NetdevDevices lists the devices that have programs, also from an earlier process and also when they are gone.
+	NetdevDevices() ([]int, error)
 }
 
 // Host is the node's own end of the pod network. Its methods must run in the network namespace of the node, one at a time.
 type Host struct {
-	podCIDR  netip.Prefix
-	sysctls  sysctlRecord
-	programs UplinkPrograms
-	logger   *slog.Logger
-	// attached are the devices that have the programs, by index.
+	podCIDR netip.Prefix
+	sysctls sysctlRecord
+	uplinks Uplinks
+	logger  *slog.Logger
+	// attached are the devices that have the programs, by index. The name is empty for one that an earlier process attached:
+	// those are attached again, which replaces their programs.
 	attached map[int]string
+	last     []Uplink
 }
 
 // NewHost describes the node's end for its range of pod addresses. dir is where the settings that it changes are noted, for
 // [Cleanup] to restore.
-func NewHost(podCIDR netip.Prefix, dir string, programs UplinkPrograms, logger *slog.Logger) *Host {
-	return &Host{
-		podCIDR: podCIDR, sysctls: recordIn(dir), programs: programs, logger: logger, attached: map[int]string{},
+func NewHost(podCIDR netip.Prefix, dir string, uplinks Uplinks, logger *slog.Logger) (*Host, error) {
+	h := &Host{podCIDR: podCIDR, sysctls: recordIn(dir), uplinks: uplinks, logger: logger, attached: map[int]string{}}
+	indexes, err := uplinks.NetdevDevices()
+	if err != nil {
+		return nil, err
 	}
+	for _, i := range indexes {
+		h.attached[i] = ""
+	}
+	return h, nil
 }
 
 // Setup gives the node its router address and routes its pod range. The address sits on lo: it is there on every machine, is
@@ -106,10 +128,9 @@ func removeRouterAddresses(lo netlink.Link, keep *net.IPNet) error {
 	return nil
 }
 
-// Watch keeps the programs on every device that has an IPv4 address, save lo and the pods' own, and reports the node's
-// addresses: once at start and after each change. It returns when ctx ends, or when the kernel's events cannot be followed.
-func (h *Host) Watch(ctx context.Context, changed func([]netip.Addr)) error {
-	// Lost events are not fatal: the overrun is reported as an error, and whoever runs Watch starts it anew, which lists all.
+// Watch keeps the programs on every device that is not lo nor a pod's and has an IPv4 address. It returns when ctx ends, or
+// when the kernel's events cannot be followed; events may then have been lost, and another Watch finds out what they said.
+func (h *Host) Watch(ctx context.Context) error {
 	failed := make(chan error, 2)
 	fail := func(err error) {
 		select {
@@ -126,15 +147,9 @@ func (h *Host) Watch(ctx context.Context, changed func([]netip.Addr)) error {
 	if err != nil {
 		return fmt.Errorf("follow addresses: %w", err)
 	}
-	var last []netip.Addr
-	for first := true; ; first = false {
-		now, err := h.attachAll()
-		if err != nil {
+	for {
+		if err := h.Refresh(); err != nil {
 			return err
-		}
-		if first || !slices.Equal(last, now) {
-			changed(now)
-			last = now
 		}
 		if err := h.wait(ctx, links, addrs, failed); err != nil {
 			if ctx.Err() != nil {
@@ -172,60 +187,59 @@ func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs 
 	}
 }
 
-// attachAll attaches the programs where they belong and returns the node's addresses, sorted. A device that refuses is
-// logged and left out: it must not cost the node its other devices.
-func (h *Host) attachAll() ([]netip.Addr, error) {
+// Refresh looks at the devices as they are now, reports them if they changed, and attaches and detaches programs. A device that
+// refuses is logged and left out: it must not cost the node its other devices.
+func (h *Host) Refresh() error {
 	uplinks, err := listUplinks()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var addresses []netip.Addr
+	if h.last == nil || !slices.EqualFunc(h.last, uplinks, equalUplinks) {
+		if err := h.uplinks.Changed(uplinks); err != nil {
+			return fmt.Errorf("uplinks: %w", err)
+		}
+		h.last = uplinks
+	}
 	wanted := map[int]bool{}
 	for _, u := range uplinks {
-		wanted[u.index] = true
-		addresses = append(addresses, u.addresses...)
-		if h.attached[u.index] == u.name {
+		wanted[u.Index] = true
+		if h.attached[u.Index] == u.Name {
 			continue
 		}
 		if err := h.attach(u); err != nil {
-			h.logger.Warn("uplink without programs", "device", u.name, "error", err)
+			h.logger.Warn("uplink without programs", "device", u.Name, "error", err)
 			continue
 		}
-		h.attached[u.index] = u.name
-		h.logger.Info("uplink attached", "device", u.name, "addresses", u.addresses)
+		h.attached[u.Index] = u.Name
+		h.logger.Info("uplink attached", "device", u.Name, "addresses", u.Addresses)
 	}
 	for index, name := range h.attached {
 		if wanted[index] {
 			continue
 		}
-		if err := h.programs.DetachNetdev(name, index); err != nil {
-			h.logger.Warn("uplink keeps its programs", "device", name, "error", err)
+		if err := h.uplinks.DetachNetdev(name, index); err != nil {
+			h.logger.Warn("former uplink keeps its programs", "device", name, "index", index, "error", err)
 			continue
 		}
 		delete(h.attached, index)
 	}
-	slices.SortFunc(addresses, netip.Addr.Compare)
-	return slices.Compact(addresses), nil
+	return nil
+}
+
+func equalUplinks(a, b Uplink) bool {
+	return a.Name == b.Name && a.Index == b.Index && a.MTU == b.MTU && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // attach attaches the programs and lets the device forward, since packets for pods come in by it.
-func (h *Host) attach(u uplink) error {
-	if err := h.programs.AttachNetdev(u.name, u.index); err != nil {
+func (h *Host) attach(u Uplink) error {
+	if err := h.uplinks.AttachNetdev(u.Name, u.Index); err != nil {
 		return err
 	}
-	return h.sysctls.set("net/ipv4/conf/"+u.name+"/forwarding", "1")
+	return h.sysctls.set("net/ipv4/conf/"+u.Name+"/forwarding", "1")
 }
 
-// uplink is a device by which the node talks to others.
-type uplink struct {
-	name      string
-	index     int
-	mtu       int
-	addresses []netip.Addr
-}
-
-// listUplinks lists the devices that are up and have an IPv4 address, save lo and ours, by index.
-func listUplinks() ([]uplink, error) {
+// listUplinks lists the devices that have an IPv4 address, save lo and ours, by index.
+func listUplinks() ([]Uplink, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
@@ -240,18 +254,18 @@ func listUplinks() ([]uplink, error) {
 			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], addr)
 		}
 	}
-	var uplinks []uplink
+	uplinks := []Uplink{}
 	for _, l := range links {
 		attrs := l.Attrs()
 		if attrs.Flags&net.FlagLoopback != 0 || strings.HasPrefix(attrs.Name, devicePrefix) || len(byIndex[attrs.Index]) == 0 {
 			continue
 		}
-		uplinks = append(uplinks, uplink{attrs.Name, attrs.Index, attrs.MTU, byIndex[attrs.Index]})
+		uplinks = append(uplinks, Uplink{attrs.Name, attrs.Index, attrs.MTU, byIndex[attrs.Index]})
 	}
 	return uplinks, nil
 }
 
-// MTU returns the largest packet in bytes that any uplink can carry, or 1500 on a node without uplinks. Pods use it, so that
+// MTU returns the largest packet in bytes that every uplink can carry, or 1500 on a node without uplinks. Pods use it, so that
 // what they send leaves the node in one piece.
 func MTU() (int, error) {
 	uplinks, err := listUplinks()
@@ -260,7 +274,7 @@ func MTU() (int, error) {
 	}
 	mtu := 1500
 	for _, u := range uplinks {
-		mtu = min(mtu, u.mtu)
+		mtu = min(mtu, u.MTU)
 	}
 	return mtu, nil
 }

@@ -30,12 +30,13 @@ type fakeKernel struct {
 	mu        sync.Mutex
 	failOn    string
 	attached  map[string]int
-	netdevs   map[string]int
+	netdevs   map[int]string
+	uplinks   chan []Uplink
 	endpoints map[netip.Addr]desired.Endpoint
 }
 
 func newFakeKernel() *fakeKernel {
-	return &fakeKernel{attached: map[string]int{}, netdevs: map[string]int{}, endpoints: map[netip.Addr]desired.Endpoint{}}
+	return &fakeKernel{attached: map[string]int{}, netdevs: map[int]string{}, endpoints: map[netip.Addr]desired.Endpoint{}}
 }
 
 var errInjected = errors.New("injected")
@@ -59,11 +60,24 @@ func (f *fakeKernel) DetachPod(device string, _ int) error {
 }
 
 func (f *fakeKernel) AttachNetdev(device string, ifindex int) error {
-	return f.do("AttachNetdev", func() { f.netdevs[device] = ifindex })
+	return f.do("AttachNetdev", func() { f.netdevs[ifindex] = device })
 }
 
-func (f *fakeKernel) DetachNetdev(device string, _ int) error {
-	return f.do("DetachNetdev", func() { delete(f.netdevs, device) })
+func (f *fakeKernel) DetachNetdev(_ string, ifindex int) error {
+	return f.do("DetachNetdev", func() { delete(f.netdevs, ifindex) })
+}
+
+func (f *fakeKernel) NetdevDevices() ([]int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.netdevs)), nil
+}
+
+func (f *fakeKernel) Changed(uplinks []Uplink) error {
+	if f.uplinks != nil {
+		f.uplinks <- uplinks
+	}
+	return nil
 }
 
 func (f *fakeKernel) Put(e desired.Endpoint) error {
@@ -82,7 +96,10 @@ func (f *fakeKernel) List() ([]desired.Endpoint, error) {
 
 func newManager(t testing.TB, dir string, kernel *fakeKernel) *Manager {
 	t.Helper()
-	host := NewHost(podCIDR, filepath.Dir(dir), kernel, quiet)
+	host, err := NewHost(podCIDR, filepath.Dir(dir), kernel, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := host.Setup(); err != nil {
 		t.Fatal(err)
 	}
