@@ -2,7 +2,9 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func clusterRoleBindingResource() *Resource {
@@ -15,5 +17,17 @@ func clusterRoleBindingResource() *Resource {
 		NewList:                  func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} },
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
+		Default:                  set(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
+		ValidateName:             path.ValidatePathSegmentName,
+		Validate:                 one(validateClusterRoleBinding),
+		ValidateUpdate: two(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return append(validateClusterRoleBinding(b), checkImmutable(field.NewPath("roleRef"), b.RoleRef, old.RoleRef)...)
+		}),
+		Columns: bindingColumns(rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"], "clusterRoleBinding"),
+		Cells:   one(func(b *rbacv1.ClusterRoleBinding) []any { return bindingCells(&b.ObjectMeta, b.RoleRef, b.Subjects) }),
 	}
+}
+
+func validateClusterRoleBinding(b *rbacv1.ClusterRoleBinding) field.ErrorList {
+	return append(validateRoleRef(b.RoleRef, "ClusterRole"), validateSubjects(b.Subjects, false)...)
 }

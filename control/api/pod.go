@@ -1,7 +1,11 @@
 package api
 
 import (
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -18,5 +22,27 @@ func podResource() *Resource {
 		NewList:                  func() runtime.Object { return &corev1.PodList{} },
 		HasStatus:                true,
 		AllowUnconditionalUpdate: true,
+		ValidateName:             validation.NameIsDNSSubdomain,
+		SelectableFields:         one(podFields),
+		FieldAliases:             map[string]string{"status.podIPs": "status.podIPs", "spec.host": "spec.nodeName"},
+		Columns:                  podColumns(),
+		Cells:                    one(podCells),
+	}
+}
+
+func podFields(p *corev1.Pod) fields.Set {
+	ip := ""
+	if len(p.Status.PodIPs) > 0 {
+		ip = p.Status.PodIPs[0].IP
+	}
+	return fields.Set{
+		"spec.nodeName":            p.Spec.NodeName,
+		"spec.restartPolicy":       string(p.Spec.RestartPolicy),
+		"spec.schedulerName":       p.Spec.SchedulerName,
+		"spec.serviceAccountName":  p.Spec.ServiceAccountName,
+		"spec.hostNetwork":         strconv.FormatBool(p.Spec.HostNetwork),
+		"status.phase":             string(p.Status.Phase),
+		"status.podIP":             ip,
+		"status.nominatedNodeName": p.Status.NominatedNodeName,
 	}
 }

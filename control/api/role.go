@@ -2,7 +2,9 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func roleResource() *Resource {
@@ -16,5 +18,10 @@ func roleResource() *Resource {
 		NewList:                  func() runtime.Object { return &rbacv1.RoleList{} },
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
+		ValidateName:             path.ValidatePathSegmentName,
+		Validate:                 one(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
+		ValidateUpdate:           two(func(r, _ *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
+		Columns:                  createdAtColumns(),
+		Cells:                    one(func(r *rbacv1.Role) []any { return createdAtCells(r) }),
 	}
 }
