@@ -217,7 +217,9 @@ func TestRecreate(t *testing.T) {
 		w.create(2, appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType})
 		w.ready("one", 2)
 		w.update(image("two"))
-		w.want("recreated", map[string]int{"two": 2}, "ReplicaSetUpdated")
+		if got := w.pods(); got["one"] != 0 || got["two"] != 2 {
+			t.Errorf("recreated: pods %v", got)
+		}
 		w.ready("two", 2)
 		w.want("available", map[string]int{"two": 2}, "NewReplicaSetAvailable")
 	})
