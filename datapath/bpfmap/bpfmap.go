@@ -3,6 +3,7 @@
 package bpfmap
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -48,7 +49,7 @@ func Create() (*Maps, error) {
 	return assemble(func(name string) (*ebpf.Map, error) {
 		spec := netdev.Maps[name]
 		if spec == nil {
-			return nil, fmt.Errorf("not in the programs")
+			return nil, errors.New("not in the programs")
 		}
 		spec.Pinning = ebpf.PinNone
 		return ebpf.NewMap(spec)
@@ -112,3 +113,21 @@ func (m *Maps) Close() {
 
 // Capacity returns the most rows that the map of that name takes; 0 when it has no limit, as in a fake.
 func (m *Maps) Capacity(name string) uint32 { return m.sizes[name] }
+
+// Rows counts the rows of the maps that the reconciler writes, by name. It reads them all.
+func (m *Maps) Rows() (map[string]int, error) {
+	rows := map[string]int{}
+	err := errors.Join(
+		count(m.frontend, abi.MapFrontend, rows),
+		count(m.slot, abi.MapSlot, rows),
+		count(m.endpoint, abi.MapEndpoint, rows),
+		count(m.node, abi.MapNode, rows),
+		count(m.device, abi.MapDevice, rows),
+	)
+	return rows, err
+}
+
+func count[K comparable, V any](t table[K, V], name string, rows map[string]int) error {
+	rows[name] = 0
+	return t.each(func(K, V) bool { rows[name]++; return true })
+}

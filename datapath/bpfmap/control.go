@@ -15,6 +15,12 @@ func (m *Maps) RaiseGeneration() (uint32, error) {
 	return now, err
 }
 
+// Generation returns what the clock of the flow table says.
+func (m *Maps) Generation() (uint32, error) {
+	row, _, err := m.control.get(0)
+	return row.Generation, err
+}
+
 func (m *Maps) changeControl(change func(*abi.Control)) error {
 	m.controlMu.Lock()
 	defer m.controlMu.Unlock()

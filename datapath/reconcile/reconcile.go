@@ -111,6 +111,10 @@ func (t *Services) Apply() error {
 		}
 		delete(t.dirty, name)
 	}
+	// Ranging over a map takes as long as it was ever large.
+	if !t.Pending() {
+		t.dirty, t.frontends.dirty = map[desired.PortName]struct{}{}, map[place]struct{}{}
+	}
 	return errs.join()
 }
 

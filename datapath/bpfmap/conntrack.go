@@ -1,0 +1,51 @@
+package bpfmap
+
+import (
+	"net/netip"
+
+	"github.com/skep-io/skep/datapath/abi"
+)
+
+// Flow is one entry of the flow table. A translated flow has two, one for each of its sides.
+type Flow struct {
+	Key   abi.ConntrackKey
+	Value abi.Conntrack
+}
+
+// Ends returns the two ends as packets show them, the one that began the flow first.
+func (f Flow) Ends() (from, to netip.AddrPort) {
+	low, high := f.end(0), f.end(1)
+	if f.Value.Flags&abi.CTFromHigh != 0 {
+		return high, low
+	}
+	return low, high
+}
+
+func (f Flow) end(i int) netip.AddrPort {
+	return netip.AddrPortFrom(f.Key.Addr[i].Netip(), abi.HostPort(f.Key.Port[i]))
+}
+
+// Touches says whether a is one of the addresses of the flow, as its packets show them or as they are rewritten.
+func (f Flow) Touches(a netip.Addr) bool {
+	addr := abi.AddrFrom(a)
+	return f.Key.Addr[0] == addr || f.Key.Addr[1] == addr ||
+		f.Value.Flags&abi.CTRewriteSrc != 0 && f.Value.Src == addr ||
+		f.Value.Flags&abi.CTRewriteDst != 0 && f.Value.Dst == addr
+}
+
+// Flows calls fn for every flow until it returns false. Flows that begin or end meanwhile may be seen or not.
+func (m *Maps) Flows(fn func(Flow) bool) error {
+	return m.conntrack.each(func(k abi.ConntrackKey, v abi.Conntrack) bool { return fn(Flow{k, v}) })
+}
+
+// Flow returns the flow with that key and whether there is one.
+func (m *Maps) Flow(key abi.ConntrackKey) (Flow, bool, error) {
+	v, ok, err := m.conntrack.get(key)
+	return Flow{key, v}, ok, err
+}
+
+// PutFlow writes a flow. The programs are the writers; this is for tests.
+func (m *Maps) PutFlow(f Flow) error { return m.conntrack.put(f.Key, f.Value) }
+
+// DeleteFlow removes a flow; one that is gone is no error.
+func (m *Maps) DeleteFlow(key abi.ConntrackKey) error { return m.conntrack.delete(key) }

@@ -1,0 +1,255 @@
+// Package datapath is the network of one node: it gives pods their addresses and devices, and keeps the kernel's tables equal to
+// what the Kubernetes API says. Packets do not need it: programs and maps are pinned, so that the network goes on when this
+// process is gone, and the next one takes over what it finds.
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/informers"
+
+	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/ipam"
+	"github.com/skep-io/skep/datapath/load"
+	"github.com/skep-io/skep/datapath/observe"
+	"github.com/skep-io/skep/datapath/podnet"
+	"github.com/skep-io/skep/datapath/reconcile"
+)
+
+// Config is what the network of a node needs to know. Every field is required unless it says otherwise.
+type Config struct {
+	NodeName string
+	// NodeIP is the address by which other nodes reach this one.
+	NodeIP netip.Addr
+	// PodCIDR are the pod addresses of this node, ClusterCIDR those of all nodes; ServiceCIDR are the cluster IPs.
+	PodCIDR, ClusterCIDR, ServiceCIDR netip.Prefix
+	// NodePortMin and NodePortMax bound the node ports, both included. Zero means 30000 to 32767.
+	NodePortMin, NodePortMax uint16
+	// ClusterDNS is the cluster IP of the DNS Service; DNS is where this node's server listens, which is its only backend.
+	ClusterDNS netip.Addr
+	DNS        netip.AddrPort
+
+	// BPFDir is where programs and maps are pinned, in a BPF file system; CgroupRoot is the root of the cgroup2 hierarchy, whose
+	// processes get Service translation. RunDir holds the pinned network namespaces and a note of what to restore at Cleanup.
+	BPFDir, CgroupRoot, RunDir string
+
+	// Informers deliver Services, EndpointSlices and Nodes. Start starts what it asks of them.
+	Informers informers.SharedInformerFactory
+	// Metrics gets the collectors of the data path; nil means none.
+	Metrics prometheus.Registerer
+	Logger  *slog.Logger
+}
+
+// Datapath is the running network of one node. It is safe for concurrent use.
+type Datapath struct {
+	cfg     Config
+	objects *load.Objects
+	maps    *bpfmap.Maps
+	flows   *reconcile.Flows
+	nodes   *nodes
+	pods    *podnet.Manager
+	synced  chan struct{}
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+}
+
+// Start takes over or sets up the network of this node and returns when pods can be attached and Services that the kernel has
+// from before work. The API's Services follow as soon as the informers have synced: see Synced. Everything stops with ctx; the
+// kernel's state stays. Close waits for that.
+func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	d := &Datapath{cfg: cfg, synced: make(chan struct{}), stop: stop}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := d.openMaps(); err != nil {
+		return nil, err
+	}
+	host, err := d.setupHost()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.objects.AttachSock(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
+	services, err := newServices(cfg, d.maps, d.nodes)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Metrics != nil {
+		if err := observe.Register(cfg.Metrics, d.maps, d.flows.Live, services.latency); err != nil {
+			return nil, err
+		}
+	}
+	d.done.Go(func() { d.watchHost(ctx, host) })
+	d.done.Go(func() { d.flows.Run(ctx) })
+	d.done.Go(func() { services.run(ctx, d.synced) })
+	return d, nil
+}
+
+func (d *Datapath) openMaps() (err error) {
+	d.objects, err = load.Open(load.Config{
+		Dir:            d.cfg.BPFDir,
+		ClusterNetwork: d.cfg.ClusterCIDR,
+		PodNetwork:     d.cfg.PodCIDR,
+		ServiceNetwork: d.cfg.ServiceCIDR,
+		Router:         ipam.Router(d.cfg.PodCIDR),
+		NodePortMin:    d.cfg.NodePortMin,
+		NodePortMax:    d.cfg.NodePortMax,
+		Logger:         d.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	if d.maps, err = bpfmap.Open(mapsDir(d.cfg)); err != nil {
+		return err
+	}
+	d.flows = reconcile.NewFlows(d.maps, d.cfg.Logger)
+	d.nodes, err = newNodes(d.cfg, d.maps)
+	return err
+}
+
+// setupHost sets up the node's own end and then the pods'.
+func (d *Datapath) setupHost() (*podnet.Host, error) {
+	host, err := podnet.NewHost(d.cfg.PodCIDR, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes}, d.cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := host.Setup(); err != nil {
+		return nil, err
+	}
+	if err := host.Refresh(); err != nil {
+		return nil, err
+	}
+	mtu, err := podnet.MTU()
+	if err != nil {
+		return nil, err
+	}
+	d.pods, err = podnet.New(podnet.Config{
+		Dir:       namespacesDir(d.cfg),
+		PodCIDR:   d.cfg.PodCIDR,
+		MTU:       mtu,
+		Programs:  programs{d.objects},
+		Endpoints: endpoints{d.maps, d.flows},
+		Logger:    d.cfg.Logger,
+	})
+	return host, err
+}
+
+// watchHost follows the uplinks until ctx ends. The kernel drops events when they come too fast; then all is looked at anew.
+func (d *Datapath) watchHost(ctx context.Context, host *podnet.Host) {
+	for {
+		err := host.Watch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		d.cfg.Logger.Warn("uplinks are looked at anew", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchPause):
+		}
+	}
+}
+
+// watchPause keeps a fault that stays from using the processor up.
+const watchPause = time.Second
+
+// Attach gives a pod its network, or finds the one it has: see [podnet.Manager.Attach].
+func (d *Datapath) Attach(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error) {
+	return d.pods.Attach(ctx, pod)
+}
+
+// Detach removes a pod's network; a pod without one is no error. The pod's processes must be dead.
+func (d *Datapath) Detach(ctx context.Context, uid string) error { return d.pods.Detach(ctx, uid) }
+
+// Retain removes the network of every pod that is not listed.
+func (d *Datapath) Retain(ctx context.Context, uids []string) error { return d.pods.Retain(ctx, uids) }
+
+// Synced is closed when the kernel has every Service that the API had at start, and nothing else.
+func (d *Datapath) Synced() <-chan struct{} { return d.synced }
+
+// Maps gives read access to the kernel's tables. They belong to d.
+func (d *Datapath) Maps() *bpfmap.Maps { return d.maps }
+
+// Close stops the work, waits for it and releases what the process holds. The network goes on.
+func (d *Datapath) Close() {
+	d.stop()
+	d.done.Wait()
+	if d.pods != nil {
+		d.pods.Close()
+	}
+	if d.maps != nil {
+		d.maps.Close()
+	}
+	if d.objects != nil {
+		d.objects.Close()
+	}
+}
+
+// Cleanup removes everything that the network of a node left on the machine: programs, maps, pods' namespaces and devices,
+// routes, addresses, settings. Only BPFDir and RunDir of cfg are used. It is idempotent; the node's process must have ended.
+func Cleanup(cfg Config) error {
+	// Pods first: without programs their packets would take the host's own ways.
+	return errors.Join(podnet.Cleanup(namespacesDir(cfg)), load.Cleanup(cfg.BPFDir))
+}
+
+// MapsDir is where the maps of a node with that BPFDir are pinned, for [bpfmap.Open].
+func MapsDir(bpfDir string) string { return filepath.Join(bpfDir, "maps") }
+
+func mapsDir(cfg Config) string { return MapsDir(cfg.BPFDir) }
+
+// namespacesDir is where the pods' network namespaces are pinned.
+func namespacesDir(cfg Config) string { return filepath.Join(cfg.RunDir, "netns") }
+
+// programs attaches the loaded programs to devices, by links where the kernel has them and by filters where not.
+type programs struct{ objects *load.Objects }
+
+func (p programs) AttachPod(_ string, ifindex int) error {
+	err := p.objects.AttachPod(ifindex)
+	if errors.Is(err, load.ErrNoTCX) {
+		return p.filter(ifindex, podPrograms)
+	}
+	return err
+}
+
+func (p programs) DetachPod(_ string, ifindex int) error { return p.objects.DetachPod(ifindex) }
+
+func (p programs) AttachNetdev(_ string, ifindex int) error {
+	err := p.objects.AttachNetdev(ifindex)
+	if errors.Is(err, load.ErrNoTCX) {
+		return p.filter(ifindex, netdevPrograms)
+	}
+	return err
+}
+
+func (p programs) DetachNetdev(_ string, ifindex int) error {
+	return errors.Join(p.objects.DetachNetdev(ifindex), podnet.DetachFilters(ifindex))
+}
+
+func (p programs) NetdevDevices() ([]int, error) { return p.objects.NetdevDevices() }
+
+func (p programs) filter(ifindex int, names filterPrograms) error {
+	ingress, egress := p.objects.Program(names.ingress), p.objects.Program(names.egress)
+	if ingress == nil || egress == nil {
+		return fmt.Errorf("programs %s and %s: not loaded", names.ingress, names.egress)
+	}
+	return podnet.AttachFilters(ifindex, ingress.FD(), egress.FD())
+}
+
+// filterPrograms names the programs of a device's two directions.
+type filterPrograms struct{ ingress, egress string }

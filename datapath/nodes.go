@@ -1,0 +1,142 @@
+package datapath
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"sync"
+
+	"github.com/skep-io/skep/datapath/abi"
+	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/ipam"
+	"github.com/skep-io/skep/datapath/podnet"
+	"github.com/skep-io/skep/datapath/reconcile"
+)
+
+var (
+	podPrograms    = filterPrograms{ingress: abi.ProgFromPod, egress: abi.ProgToPod}
+	netdevPrograms = filterPrograms{ingress: abi.ProgFromNet, egress: abi.ProgToNet}
+)
+
+// nodes keeps the kernel's tables of nodes' addresses and of this node's devices. This node's addresses come from its devices,
+// the others' from the API. It is safe for concurrent use.
+type nodes struct {
+	maps *bpfmap.Maps
+	// own are the addresses that this node has whatever its devices say: NodeIP and the router's.
+	own []netip.Addr
+
+	mu        sync.Mutex
+	local     map[netip.Addr]struct{}
+	remote    map[netip.Addr]struct{}
+	addresses *reconcile.Rows[netip.Addr, desired.Node]
+	devices   *reconcile.Rows[int, desired.Device]
+}
+
+func newNodes(cfg Config, m *bpfmap.Maps) (*nodes, error) {
+	n := &nodes{
+		maps:   m,
+		own:    []netip.Addr{cfg.NodeIP, ipam.Router(cfg.PodCIDR)},
+		local:  map[netip.Addr]struct{}{},
+		remote: map[netip.Addr]struct{}{},
+	}
+	rows, err := m.Nodes().List()
+	if err != nil {
+		return nil, err
+	}
+	// Until the API says otherwise the other nodes are where they were.
+	for a, row := range rows {
+		if !row.Local {
+			n.remote[a] = struct{}{}
+		}
+	}
+	if n.addresses, err = reconcile.RestoreRows[netip.Addr, desired.Node](m.Nodes()); err != nil {
+		return nil, err
+	}
+	n.devices, err = reconcile.RestoreRows[int, desired.Device](m.Devices())
+	return n, err
+}
+
+// setUplinks takes over this node's devices. When it returns nil the kernel knows them.
+func (n *nodes) setUplinks(uplinks []podnet.Uplink) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.local = map[netip.Addr]struct{}{}
+	devices := map[int]desired.Device{}
+	for _, u := range uplinks {
+		devices[u.Index] = desired.Device{Masquerade: u.Addresses[0]}
+		for _, a := range u.Addresses {
+			n.local[a] = struct{}{}
+		}
+	}
+	n.devices.Replace(devices)
+	_, err := n.devices.Apply()
+	return errors.Join(err, n.applyAddresses())
+}
+
+// setRemote takes over the addresses of all other nodes.
+func (n *nodes) setRemote(addresses map[netip.Addr]struct{}) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.remote = maps.Clone(addresses)
+	return n.applyAddresses()
+}
+
+func (n *nodes) applyAddresses() error {
+	rows := map[netip.Addr]desired.Node{}
+	for a := range n.remote {
+		rows[a] = desired.Node{}
+	}
+	for a := range n.local {
+		rows[a] = desired.Node{Local: true}
+	}
+	for _, a := range n.own {
+		rows[a] = desired.Node{Local: true}
+	}
+	n.addresses.Replace(rows)
+	changed, err := n.addresses.Apply()
+	if changed {
+		err = errors.Join(err, n.maps.RaiseEpoch())
+	}
+	return err
+}
+
+// uplinks acts on the node's uplinks: programs on them, rows for them.
+type uplinks struct {
+	programs
+	nodes *nodes
+}
+
+func (u uplinks) Changed(list []podnet.Uplink) error { return u.nodes.setUplinks(list) }
+
+// endpoints is the kernel's table of this node's pods.
+type endpoints struct {
+	maps  *bpfmap.Maps
+	flows *reconcile.Flows
+}
+
+// Put writes a pod's row. Flows that were decided by another row for the address decide anew.
+func (e endpoints) Put(endpoint desired.Endpoint) error {
+	before, existed, err := e.maps.Endpoint(endpoint.Address)
+	if err != nil {
+		return err
+	}
+	if err := e.maps.PutEndpoint(endpoint); err != nil {
+		return err
+	}
+	if existed && before.IfIndex != endpoint.IfIndex {
+		return e.maps.RaiseEpoch()
+	}
+	return nil
+}
+
+// Delete removes a pod's row, and soon the flows of its address.
+func (e endpoints) Delete(a netip.Addr) error {
+	if err := e.maps.DeleteEndpoint(a); err != nil {
+		return err
+	}
+	e.flows.Forget(a)
+	return e.maps.RaiseEpoch()
+}
+
+func (e endpoints) List() ([]desired.Endpoint, error) { return e.maps.Endpoints() }

@@ -1,0 +1,55 @@
+package podnet
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// filterName marks our filters; filterPriority is the place that they take among those of others.
+const (
+	filterName     = "skep"
+	filterPriority = 1
+)
+
+// AttachFilters attaches two loaded programs to a device as direct-action filters: ingress sees what the device receives,
+// egress what it sends. It serves kernels before 6.6, which have no links for this, and replaces the filters it attached before.
+// They hold the programs without any pin, and go with the device.
+func AttachFilters(ifindex, ingress, egress int) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("clsact on device %d: %w", ifindex, err)
+	}
+	// What arrives is handled last: by then replies find their way out.
+	if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_EGRESS, egress)); err != nil {
+		return fmt.Errorf("egress filter on device %d: %w", ifindex, err)
+	}
+	if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_INGRESS, ingress)); err != nil {
+		return fmt.Errorf("ingress filter on device %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// DetachFilters removes what AttachFilters attached, and leaves the filters of others. A device that is gone is no error.
+func DetachFilters(ifindex int) error {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		err := netlink.FilterDel(filter(ifindex, parent, -1))
+		if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("remove filter of device %d: %w", ifindex, err)
+		}
+	}
+	return nil
+}
+
+func filter(ifindex int, parent uint32, program int) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: program, Name: filterName, DirectAction: true,
+	}
+}

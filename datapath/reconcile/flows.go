@@ -1,0 +1,215 @@
+package reconcile
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/skep-io/skep/datapath/abi"
+	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/desired"
+)
+
+// SweepPeriod is the step of the flow table's clock: each sweep moves it by one, and flows note when they last saw a packet.
+const SweepPeriod = 10 * time.Second
+
+// Flows removes what is over from the flow table: flows that are idle for too long, and flows of addresses that are gone.
+type Flows struct {
+	maps   *bpfmap.Maps
+	logger *slog.Logger
+	wake   chan struct{}
+
+	mu sync.Mutex
+	// forgotten are addresses whose flows are to go at once.
+	forgotten map[netip.Addr]struct{}
+	live      int
+}
+
+// NewFlows returns the collector of the flow table. Run does its work.
+func NewFlows(m *bpfmap.Maps, logger *slog.Logger) *Flows {
+	return &Flows{maps: m, logger: logger, wake: make(chan struct{}, 1), forgotten: map[netip.Addr]struct{}{}}
+}
+
+// Forget removes all flows of an address, soon. Many addresses at a time cost no more than one. Safe for concurrent use.
+func (f *Flows) Forget(a netip.Addr) {
+	f.mu.Lock()
+	f.forgotten[a] = struct{}{}
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Live returns how many flows the last sweep left. Safe for concurrent use.
+func (f *Flows) Live() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live
+}
+
+// Run sweeps the table until ctx ends: in each period, and at once when an address is to be forgotten.
+func (f *Flows) Run(ctx context.Context) {
+	ticker := time.NewTicker(SweepPeriod)
+	defer ticker.Stop()
+	generation, err := f.maps.RaiseGeneration()
+	for ; ; err = f.sweep(generation) {
+		if err != nil {
+			f.logger.Warn("flow table was not swept", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+		case <-ticker.C:
+			if now, err := f.maps.RaiseGeneration(); err == nil {
+				generation = now
+			}
+		}
+	}
+}
+
+// sweep removes all flows that are over at the generation. The table is read first and changed afterwards: deleting while
+// walking makes the kernel's walk start over.
+func (f *Flows) sweep(generation uint32) error {
+	f.mu.Lock()
+	forgotten := f.forgotten
+	f.forgotten = map[netip.Addr]struct{}{}
+	f.mu.Unlock()
+
+	live := 0
+	var over []bpfmap.Flow
+	err := f.maps.Flows(func(flow bpfmap.Flow) bool {
+		if touchesAny(flow, forgotten) || expired(flow, generation) {
+			over = append(over, flow)
+			return true
+		}
+		live++
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, flow := range over {
+		kept, err := f.remove(flow, forgotten, generation)
+		if err != nil {
+			return err
+		}
+		if kept {
+			live++
+		}
+	}
+	f.mu.Lock()
+	f.live = live
+	f.mu.Unlock()
+	return nil
+}
+
+// remove deletes a flow unless a packet came meanwhile. The two sides of a translated flow go together: one that is idle
+// stays as long as its other side lives.
+func (f *Flows) remove(flow bpfmap.Flow, forgotten map[netip.Addr]struct{}, generation uint32) (kept bool, err error) {
+	now, exists, err := f.maps.Flow(flow.Key)
+	if err != nil || !exists {
+		return false, err
+	}
+	key, translated := otherSide(now)
+	other, paired := bpfmap.Flow{}, false
+	if translated {
+		if other, paired, err = f.maps.Flow(key); err != nil {
+			return false, err
+		}
+	}
+	if !touchesAny(now, forgotten) {
+		if !expired(now, generation) || paired && !expired(other, generation) {
+			return true, nil
+		}
+	}
+	if paired {
+		if err := f.maps.DeleteFlow(key); err != nil {
+			return false, err
+		}
+	}
+	return false, f.maps.DeleteFlow(now.Key)
+}
+
+func touchesAny(flow bpfmap.Flow, addresses map[netip.Addr]struct{}) bool {
+	for a := range addresses {
+		if flow.Touches(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// How long a flow may be silent. An established TCP connection outlives the two hours after which the kernel's keepalive asks.
+const (
+	idleTCP         = 6 * time.Hour
+	idleTCPHalf     = 10 * time.Minute // one end has finished
+	idleTCPOpening  = 60 * time.Second
+	idleTCPClosed   = 30 * time.Second
+	idleUDP         = 30 * time.Second
+	idleUDPAnswered = 180 * time.Second
+	idleOther       = 30 * time.Second
+)
+
+// expired says whether the flow was silent for longer than flows in its state may be.
+func expired(flow bpfmap.Flow, generation uint32) bool {
+	// A packet may have noted a generation that was raised after ours was read.
+	if int32(generation-flow.Value.LastSeen) <= 0 {
+		return false
+	}
+	return time.Duration(generation-flow.Value.LastSeen)*SweepPeriod > idleLimit(flow)
+}
+
+func idleLimit(flow bpfmap.Flow) time.Duration {
+	has := func(flag abi.ConntrackFlag) bool { return flow.Value.Flags&flag != 0 }
+	switch desired.Protocol(flow.Key.Proto) {
+	case desired.TCP:
+		switch {
+		case has(abi.CTRst), has(abi.CTFinFrom) && has(abi.CTFinTo):
+			return idleTCPClosed
+		case has(abi.CTFinFrom), has(abi.CTFinTo):
+			return idleTCPHalf
+		case has(abi.CTSyn) && !has(abi.CTReplied):
+			return idleTCPOpening
+		}
+		return idleTCP
+	case desired.UDP:
+		if has(abi.CTReplied) {
+			return idleUDPAnswered
+		}
+		return idleUDP
+	}
+	return idleOther
+}
+
+// otherSide returns the key under which the packets of a translated flow are found once they are rewritten.
+func otherSide(flow bpfmap.Flow) (abi.ConntrackKey, bool) {
+	const rewrites = abi.CTRewriteSrc | abi.CTRewriteDst
+	if flow.Value.Flags&rewrites == 0 {
+		return abi.ConntrackKey{}, false
+	}
+	// The packets of a side are those of the end that began the flow; on the reply side, those of the other one.
+	sender := 0
+	if (flow.Value.Flags&abi.CTFromHigh != 0) != (flow.Value.Flags&abi.CTReplySide != 0) {
+		sender = 1
+	}
+	key := abi.ConntrackKey{Proto: flow.Key.Proto}
+	key.Addr[0], key.Port[0] = flow.Key.Addr[sender], flow.Key.Port[sender]
+	key.Addr[1], key.Port[1] = flow.Key.Addr[1-sender], flow.Key.Port[1-sender]
+	if flow.Value.Flags&abi.CTRewriteSrc != 0 {
+		key.Addr[0], key.Port[0] = flow.Value.Src, flow.Value.Sport
+	}
+	if flow.Value.Flags&abi.CTRewriteDst != 0 {
+		key.Addr[1], key.Port[1] = flow.Value.Dst, flow.Value.Dport
+	}
+	if c := bytes.Compare(key.Addr[0].Bytes[:], key.Addr[1].Bytes[:]); c > 0 ||
+		c == 0 && abi.HostPort(key.Port[0]) > abi.HostPort(key.Port[1]) {
+		key.Addr[0], key.Addr[1] = key.Addr[1], key.Addr[0]
+		key.Port[0], key.Port[1] = key.Port[1], key.Port[0]
+	}
+	return key, true
+}

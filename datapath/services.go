@@ -1,0 +1,254 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/observe"
+	"github.com/skep-io/skep/datapath/reconcile"
+	"github.com/skep-io/skep/datapath/translate"
+)
+
+// indexByService finds EndpointSlices by the Service that they belong to.
+const indexByService = "skep.dev/service"
+
+// Retries of what the kernel refused wait twice as long each time, between these.
+const (
+	retryMin = 10 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// services turns the API's events into kernel state. Handlers only mark what changed; one goroutine does the work, in
+// proportion to the change, as soon as it is free: events that come while it works are taken together.
+type services struct {
+	view      translate.View
+	nodeName  string
+	informers informers.SharedInformerFactory
+	services  corelisters.ServiceLister
+	slices    cache.Indexer
+	nodes     corelisters.NodeLister
+	table     *reconcile.Services
+	remote    *nodes
+	latency   *observe.Latency
+	logger    *slog.Logger
+	handlers  []cache.InformerSynced
+
+	// wake is signalled after dirty grew or nodesDirty was set.
+	wake chan struct{}
+
+	mu         sync.Mutex
+	dirty      map[reconcile.Owner]struct{}
+	since      time.Time // of the oldest mark that was not taken yet
+	nodesDirty bool
+}
+
+func newServices(cfg Config, m *bpfmap.Maps, remote *nodes) (*services, error) {
+	table, err := reconcile.Restore(m)
+	if err != nil {
+		return nil, err
+	}
+	s := &services{
+		view:      translate.View{ClusterDNS: cfg.ClusterDNS, DNS: cfg.DNS},
+		nodeName:  cfg.NodeName,
+		informers: cfg.Informers,
+		services:  cfg.Informers.Core().V1().Services().Lister(),
+		nodes:     cfg.Informers.Core().V1().Nodes().Lister(),
+		slices:    cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
+		table:     table,
+		remote:    remote,
+		latency:   observe.NewLatency(),
+		logger:    cfg.Logger,
+		wake:      make(chan struct{}, 1),
+		dirty:     map[reconcile.Owner]struct{}{},
+	}
+	return s, s.subscribe()
+}
+
+func (s *services) subscribe() error {
+	slices := s.informers.Discovery().V1().EndpointSlices().Informer()
+	if _, exists := slices.GetIndexer().GetIndexers()[indexByService]; !exists {
+		if err := slices.AddIndexers(cache.Indexers{indexByService: serviceKeys}); err != nil {
+			return fmt.Errorf("index of endpoint slices: %w", err)
+		}
+	}
+	marks := map[cache.SharedIndexInformer]func(obj any){
+		s.informers.Core().V1().Services().Informer(): func(obj any) {
+			if svc, ok := obj.(*corev1.Service); ok {
+				s.mark(reconcile.Owner{Namespace: svc.Namespace, Name: svc.Name})
+			}
+		},
+		slices: func(obj any) {
+			if slice, ok := obj.(*discoveryv1.EndpointSlice); ok && slice.Labels[discoveryv1.LabelServiceName] != "" {
+				s.mark(reconcile.Owner{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]})
+			}
+		},
+		s.informers.Core().V1().Nodes().Informer(): func(any) { s.markNodes() },
+	}
+	for informer, mark := range marks {
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    mark,
+			UpdateFunc: func(before, after any) { mark(before); mark(after) },
+			DeleteFunc: func(obj any) {
+				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+					obj = gone.Obj
+				}
+				mark(obj)
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("follow the API: %w", err)
+		}
+		s.handlers = append(s.handlers, registration.HasSynced)
+	}
+	return nil
+}
+
+// serviceKeys is the index function of indexByService.
+func serviceKeys(obj any) ([]string, error) {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+		return nil, nil
+	}
+	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+}
+
+func (s *services) mark(owner reconcile.Owner) {
+	s.mu.Lock()
+	if len(s.dirty) == 0 {
+		s.since = time.Now()
+	}
+	s.dirty[owner] = struct{}{}
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *services) markNodes() {
+	s.mu.Lock()
+	s.nodesDirty = true
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *services) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run does the work until ctx ends. It writes nothing before every source has synced: a Service whose slices have not come yet
+// looks like one without endpoints, and the kernel still has the right ones from before.
+func (s *services) run(ctx context.Context, synced chan<- struct{}) {
+	s.informers.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), s.handlers...) {
+		return
+	}
+	s.markNodes()
+	pruned, retry := false, retryMin
+	for {
+		var timer <-chan time.Time
+		if err := s.apply(&pruned); err != nil {
+			s.logger.Warn("the kernel lacks Services", "error", err, "retry", retry)
+			timer = time.After(retry)
+			retry = min(2*retry, retryMax)
+		} else {
+			retry = retryMin
+			if synced != nil {
+				close(synced)
+				synced = nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer:
+		}
+	}
+}
+
+// apply brings the kernel up to date with what was marked and with what failed before.
+func (s *services) apply(pruned *bool) error {
+	s.mu.Lock()
+	dirty, nodesDirty, since := s.dirty, s.nodesDirty, s.since
+	s.dirty, s.nodesDirty = map[reconcile.Owner]struct{}{}, false
+	s.mu.Unlock()
+
+	var errs []error
+	if nodesDirty {
+		if err := s.applyNodes(); err != nil {
+			errs = append(errs, err)
+			s.mu.Lock()
+			s.nodesDirty = true
+			s.mu.Unlock()
+		}
+	}
+	for owner := range dirty {
+		s.table.Set(owner, s.translate(owner))
+	}
+	if err := errors.Join(append(errs, s.table.Apply())...); err != nil {
+		return err
+	}
+	if len(dirty) > 0 {
+		s.latency.Observe(time.Since(since))
+	}
+	if !*pruned {
+		if err := s.table.Prune(); err != nil {
+			return err
+		}
+		*pruned = true
+	}
+	return nil
+}
+
+// translate returns the rows that one Service object asks for. Listers and indexes read memory, and know but one error: that
+// the object is not there, and so asks for nothing.
+func (s *services) translate(owner reconcile.Owner) []desired.Service {
+	svc, err := s.services.Services(owner.Namespace).Get(owner.Name)
+	if err != nil {
+		return nil
+	}
+	objects, err := s.slices.ByIndex(indexByService, owner.Namespace+"/"+owner.Name)
+	if err != nil {
+		s.logger.Error("index of endpoint slices", "error", err)
+	}
+	slices := make([]*discoveryv1.EndpointSlice, 0, len(objects))
+	for _, obj := range objects {
+		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+			slices = append(slices, slice)
+		}
+	}
+	return translate.Service(svc, slices, s.view)
+}
+
+// applyNodes tells the kernel the addresses of the other nodes.
+func (s *services) applyNodes() error {
+	list, err := s.nodes.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	remote := map[netip.Addr]struct{}{}
+	for _, node := range list {
+		if node.Name == s.nodeName {
+			continue
+		}
+		for _, a := range translate.NodeAddresses(node) {
+			remote[a] = struct{}{}
+		}
+	}
+	return s.remote.setRemote(remote)
+}
