@@ -14,12 +14,13 @@
 
 #include "addr.h"
 #include "control.h"
+#include "packet.h"
 
 /* end: an address and port. ICMP echo: the requester's port is the id, the
  * other one's is 0.
  */
 struct conntrack_key {
-	struct addr addr[2]; /* ends in ascending order of {addr, port} bytes */
+	struct addr addr[2]; /* the two ends, as end_below orders them */
 	__be16 port[2];
 	__u8 proto;
 	__u8 pad[3]; /* 0 */
@@ -60,5 +61,100 @@ struct {
 	__uint(max_entries, 262144);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } conntrack SEC(".maps");
+
+/* end_below orders two ends: by the address as four machine words, the last
+ * one first since it tells most addresses apart, then by the port. Any total
+ * order does; abi.NewConntrackKey has the same.
+ */
+INLINE bool end_below(const struct addr *a, __be16 aport, const struct addr *b,
+		      __be16 bport)
+{
+	for (int i = 3; i >= 0; i--)
+		if (addr_word(a, i) != addr_word(b, i))
+			return addr_word(a, i) < addr_word(b, i);
+	return aport < bport;
+}
+
+/* conntrack_key_of makes the key of a packet {src, sport, dst, dport} and
+ * returns the index of its source in it.
+ */
+INLINE __u32 conntrack_key_of(struct conntrack_key *key, const struct addr *src,
+			      __be16 sport, const struct addr *dst,
+			      __be16 dport, __u8 proto)
+{
+	__u32 from = end_below(dst, dport, src, sport);
+
+	__builtin_memset(key, 0, sizeof(*key));
+	key->proto = proto;
+	if (from) {
+		key->addr[0] = *dst;
+		key->addr[1] = *src;
+		key->port[0] = dport;
+		key->port[1] = sport;
+	} else {
+		key->addr[0] = *src;
+		key->addr[1] = *dst;
+		key->port[0] = sport;
+		key->port[1] = dport;
+	}
+	return from;
+}
+
+/* conntrack_forward tells whether a packet whose source is at index from goes
+ * in the direction in which the flow was begun.
+ */
+INLINE bool conntrack_forward(const struct conntrack *ct, __u32 from)
+{
+	return !!(ct->flags & CT_FROM_HIGH) == from;
+}
+
+INLINE bool conntrack_translated(const struct conntrack *ct)
+{
+	return ct->flags & (CT_REWRITE_SRC | CT_REWRITE_DST);
+}
+
+/* conntrack_applies tells whether the packet is on the side of a translated
+ * flow that the entry is for: the beginner's packets meet the first entry,
+ * the answers the CT_REPLY_SIDE one.
+ */
+INLINE bool conntrack_applies(const struct conntrack *ct, __u32 from)
+{
+	return !conntrack_translated(ct) ||
+	       conntrack_forward(ct, from) == !(ct->flags & CT_REPLY_SIDE);
+}
+
+/* conntrack_closed tells whether a TCP flow has come to its end. */
+INLINE bool conntrack_closed(const struct conntrack *ct)
+{
+	__u32 both = CT_FIN_FROM | CT_FIN_TO;
+
+	return (ct->flags & both) == both || (ct->flags & CT_RST);
+}
+
+/* conntrack_news gives the flags that a packet adds to its flow. */
+INLINE __u32 conntrack_news(const struct packet *p, bool forward)
+{
+	__u32 news = forward ? 0 : CT_REPLIED;
+
+	if (p->proto != IPPROTO_TCP)
+		return news;
+	if (p->tcp & TCP_FIN)
+		news |= forward ? CT_FIN_FROM : CT_FIN_TO;
+	if (p->tcp & TCP_RST)
+		news |= CT_RST;
+	return news;
+}
+
+/* conntrack_real gives the address that the packets of the entry have at end
+ * i once they are rewritten.
+ */
+INLINE const struct addr *conntrack_real(const struct conntrack *ct,
+					 const struct conntrack_key *key,
+					 __u32 from, __u32 i)
+{
+	if (i == from)
+		return &key->addr[i & 1];
+	return ct->flags & CT_REWRITE_DST ? &ct->dst : &key->addr[i & 1];
+}
 
 #endif

@@ -1,22 +1,203 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * netdev: on the node's devices. from_net brings NodePort connections to
+ * their backends and the answers of masqueraded flows to their pods; to_net
+ * does for packets of the host's stack what from_pod does for those that it
+ * can send itself. The host's own traffic passes untouched.
+ */
 #include "../lib/bpf.h"
-#include "../lib/conntrack.h"
-#include "../lib/drop.h"
-#include "../lib/endpoint.h"
-#include "../lib/service.h"
+#include "../lib/flow.h"
+
+/* arrive hands a packet from outside to the pod at ifindex. */
+INLINE int arrive(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+	/* The stack answers what has no hop left; it routes the rest alike. */
+	if (p->ttl <= 1)
+		return TC_ACT_OK;
+	if (ttl_decrement(skb, p))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* onward sends a packet from outside to a backend on another node. */
+INLINE int onward(struct __sk_buff *skb, const struct packet *p,
+		  const struct route *r)
+{
+	if (ttl_decrement(skb, p))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	return route_send(r);
+}
+
+/* elsewhere completes a translation to a backend that is not on this node:
+ * its answers must come back through here.
+ */
+INLINE enum drop_reason elsewhere(struct __sk_buff *skb,
+				  const struct packet *p,
+				  struct translation *t)
+{
+	struct packet routed = *p;
+	struct route r = {.ifindex = skb->ifindex};
+	struct device *d;
+	__u32 ifindex;
+
+	routed.dst = t->dst;
+	/* Back out of the same device is a route too. */
+	route_find(skb, &routed, &r);
+	ifindex = r.ifindex;
+	d = bpf_map_lookup_elem(&device, &ifindex);
+	if (!d)
+		return DROP_NO_MASQUERADE;
+	t->src = d->masquerade;
+	t->flags |= CT_REWRITE_SRC;
+	return DROP_NONE;
+}
+
+/* serve begins a flow from outside to a Service. */
+INLINE int serve(struct __sk_buff *skb, struct flow *f,
+		 const struct control *c, __u32 id)
+{
+	struct packet *p = &f->packet;
+	struct service *s = service_get(id);
+	struct translation t = {.flags = CT_REWRITE_DST, .service = id};
+	enum drop_reason reason = DROP_NONE;
+	struct conntrack ct;
+	struct backend *b;
+	struct route r;
+	__u32 index;
+
+	b = s ? service_choose(id, s, &index) : NULL;
+	if (!b)
+		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_NET);
+	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
+		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_NET);
+	t.dst = b->addr;
+	t.dport = b->port;
+	t.to_ifindex = flow_device(&t.dst);
+	if (!t.to_ifindex && node_is_local(&t.dst))
+		t.flags |= CT_TO_HOST;
+	else if (!t.to_ifindex)
+		reason = elsewhere(skb, p, &t);
+	if (reason == DROP_NONE)
+		reason = nat_create(p, &t, c, &ct);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_NET);
+	if (nat_rewrite(skb, p, &ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	if (t.to_ifindex)
+		return arrive(skb, p, t.to_ifindex);
+	if ((t.flags & CT_TO_HOST) || !route_find(skb, p, &r))
+		return TC_ACT_OK;
+	return onward(skb, p, &r);
+}
+
+/* known sends a packet of a flow in the table. */
+INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
+		 const struct control *c)
+{
+	bool translated = conntrack_translated(ct);
+	__u32 before = ct->flags;
+	struct route r;
+	__u32 to;
+
+	if (!conntrack_applies(ct, f->from))
+		return TC_ACT_OK;
+	flow_seen(ct, f, c);
+	to = ct->ifindex[!f->from];
+	if (!translated) {
+		flow_ended(ct, f);
+		return to ? arrive(skb, &f->packet, to) : TC_ACT_OK;
+	}
+	if (flow_translate(skb, f, ct, before))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	if (to)
+		return arrive(skb, &f->packet, to);
+	if (flow_to_host(ct, f->from) || !route_find(skb, &f->packet, &r))
+		return TC_ACT_OK;
+	return onward(skb, &f->packet, &r);
+}
 
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
-	drop_count(DROP_MALFORMED, PLACE_FROM_NET, skb->len);
+	const struct control *c = control_get();
+	struct frontend *fe = NULL;
+	struct flow f = {};
+	struct conntrack *ct;
+	struct packet *p = &f.packet;
+	__u32 to;
+
+	if (!c || parse(skb, p) != KIND_IPV4 || !p->has_ports)
+		return TC_ACT_OK;
+	ct = flow_find(&f);
+	if (ct && !flow_begins_anew(&f, ct))
+		return known(skb, &f, ct, c);
+	/* Of TCP only an opening can be for a Service, unless the port is kept
+	 * for them: then the flow is unknown and its client must be told.
+	 */
+	if (packet_opens_tcp(p) || p->proto == IPPROTO_UDP ||
+	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
+		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
+	if (fe)
+		return serve(skb, &f, c, fe->service);
+	if (!network_contains(&pod_network, &p->dst))
+		return TC_ACT_OK;
+	to = flow_device(&p->dst);
+	if (!to)
+		return TC_ACT_OK;
+	flow_track(&f, c, 0, 0, to);
+	return arrive(skb, p, to);
+}
+
+/* masquerade begins a flow of a pod that the stack routed out of here. */
+INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
+		      const struct control *c)
+{
+	struct translation t = {
+		.flags = CT_REWRITE_SRC,
+		.from_ifindex = flow_device(&f->packet.src),
+	};
+	__u32 ifindex = skb->ifindex;
+	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
+	enum drop_reason reason;
+	struct conntrack ct;
+
+	if (!d)
+		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_TO_NET);
+	t.src = d->masquerade;
+	reason = nat_create(&f->packet, &t, c, &ct);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_TO_NET);
+	if (nat_rewrite(skb, &f->packet, &ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 	return TC_ACT_OK;
 }
 
 SEC("tc")
 int to_net(struct __sk_buff *skb)
 {
-	drop_count(DROP_MALFORMED, PLACE_TO_NET, skb->len);
-	return TC_ACT_OK;
+	const struct control *c = control_get();
+	struct flow f = {};
+	struct conntrack *ct;
+	__u32 before;
+
+	if (!c || parse(skb, &f.packet) != KIND_IPV4 || !f.packet.has_ports)
+		return TC_ACT_OK;
+	ct = flow_find(&f);
+	if (ct && !flow_begins_anew(&f, ct)) {
+		if (!conntrack_translated(ct) ||
+		    !conntrack_applies(ct, f.from))
+			return TC_ACT_OK;
+		before = ct->flags;
+		flow_seen(ct, &f, c);
+		if (flow_translate(skb, &f, ct, before))
+			return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
+		return TC_ACT_OK;
+	}
+	if (!network_contains(&pod_network, &f.packet.src) ||
+	    network_contains(&cluster_network, &f.packet.dst) ||
+	    addr_special_v4(&f.packet.dst))
+		return TC_ACT_OK;
+	return masquerade(skb, &f, c);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,21 +1,288 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * pod: on the host side of a pod's veth. from_pod sees what the pod sends
+ * and brings it to its destination; to_pod sees what the host's stack sends
+ * to the pod.
+ */
 #include "../lib/bpf.h"
-#include "../lib/conntrack.h"
-#include "../lib/drop.h"
-#include "../lib/endpoint.h"
-#include "../lib/service.h"
+#include "../lib/flow.h"
+
+/* arp_ours tells whether an ARP packet speaks for the pod that sent it. */
+INLINE bool arp_ours(struct __sk_buff *skb)
+{
+	struct {
+		__u8 head[8]; /* types, lengths, operation */
+		__u8 mac[ETH_ALEN];
+		__u8 ip[4];
+	} arp;
+	struct endpoint *e;
+	struct addr sender;
+	__be32 ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+		return false;
+	__builtin_memcpy(&ip, &arp.ip, sizeof(ip));
+	addr_set_v4(&sender, ip);
+	e = endpoint_lookup(&sender);
+	return e && e->ifindex == skb->ifindex &&
+	       !__builtin_memcmp(arp.mac, e->mac, ETH_ALEN);
+}
+
+/* source_ours tells whether a frame speaks for the pod that sent it. */
+INLINE bool source_ours(struct __sk_buff *skb, const struct packet *p)
+{
+	struct endpoint *e = endpoint_lookup(&p->src);
+	__u8 mac[ETH_ALEN];
+
+	if (!e || e->ifindex != skb->ifindex)
+		return false;
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)))
+		return false;
+	return !__builtin_memcmp(mac, e->mac, ETH_ALEN);
+}
+
+/* masquerade begins a flow whose source becomes the device's address. */
+INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
+		      const struct control *c, const struct route *r)
+{
+	struct translation t = {
+		.flags = CT_REWRITE_SRC,
+		.from_ifindex = skb->ifindex,
+	};
+	__u32 ifindex = r->ifindex;
+	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
+	enum drop_reason reason;
+	struct conntrack ct;
+
+	if (!d)
+		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_FROM_POD);
+	t.src = d->masquerade;
+	reason = nat_create(&f->packet, &t, c, &ct);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_POD);
+	if (nat_rewrite(skb, &f->packet, &ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	if (ttl_decrement(skb, &f->packet))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	return route_send(r);
+}
+
+/* leave sends a packet that is for no pod of this node by the routing table;
+ * what the table does not settle is the stack's.
+ */
+INLINE int leave(struct __sk_buff *skb, const struct packet *p)
+{
+	struct route r;
+
+	if (!route_find(skb, p, &r))
+		return TC_ACT_OK;
+	if (ttl_decrement(skb, p))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	return route_send(&r);
+}
+
+/* known sends a packet of a flow in the table. */
+INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
+		 const struct control *c)
+{
+	bool translated = conntrack_translated(ct);
+	__u32 before = ct->flags;
+	bool to_host;
+	struct route r;
+	__u32 to;
+
+	if (!conntrack_applies(ct, f->from))
+		return flow_drop(skb, DROP_COLLISION, PLACE_FROM_POD);
+	flow_seen(ct, f, c);
+	to = ct->ifindex[!f->from];
+	to_host = flow_to_host(ct, f->from);
+	if (!translated)
+		flow_ended(ct, f);
+	if (!translated && !to && !to_host)
+		return leave(skb, &f->packet);
+	/* A masqueraded packet is routed by the source that it has here; the
+	 * stack gets it as it is, and to_net rewrites it.
+	 */
+	if (!to && !to_host && !(ct->flags & CT_REWRITE_DST)) {
+		if (!route_find(skb, &f->packet, &r))
+			return TC_ACT_OK;
+		if (flow_translate(skb, f, ct, before) ||
+		    ttl_decrement(skb, &f->packet))
+			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+		return route_send(&r);
+	}
+	if (translated && flow_translate(skb, f, ct, before))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	if (to)
+		return bpf_redirect_peer(to, 0);
+	return to_host ? TC_ACT_OK : leave(skb, &f->packet);
+}
+
+/* serve begins a flow to a Service. */
+INLINE int serve(struct __sk_buff *skb, struct flow *f,
+		 const struct control *c, __u32 id)
+{
+	struct packet *p = &f->packet;
+	struct service *s = service_get(id);
+	struct translation t = {
+		.flags = CT_REWRITE_DST,
+		.from_ifindex = skb->ifindex,
+		.service = id,
+	};
+	enum drop_reason reason;
+	struct conntrack ct;
+	struct backend *b;
+	__u32 index;
+
+	b = s ? service_choose(id, s, &index) : NULL;
+	if (!b)
+		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_POD);
+	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
+		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_POD);
+	t.dst = b->addr;
+	t.dport = b->port;
+	t.to_ifindex = flow_device(&t.dst);
+	if (!t.to_ifindex && node_is_local(&t.dst))
+		t.flags |= CT_TO_HOST;
+	if (addr_equal(&t.dst, &p->src)) {
+		/* A pod would answer itself directly, and not the Service. */
+		t.flags |= CT_REWRITE_SRC;
+		t.src = *(const struct addr *)&router_addr;
+	}
+	reason = nat_create(p, &t, c, &ct);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_POD);
+	if (nat_rewrite(skb, p, &ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	if (t.to_ifindex)
+		return bpf_redirect_peer(t.to_ifindex, 0);
+	return t.flags & CT_TO_HOST ? TC_ACT_OK : leave(skb, p);
+}
+
+/* begin sends the first packet of a flow. */
+INLINE int begin(struct __sk_buff *skb, struct flow *f,
+		 const struct control *c)
+{
+	struct packet *p = &f->packet;
+	struct frontend *fe = NULL;
+	struct route r;
+	__u32 to;
+
+	if (!source_ours(skb, p))
+		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
+	if (p->proto != IPPROTO_ICMP)
+		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
+	if (fe)
+		return serve(skb, f, c, fe->service);
+	if (network_contains(&service_network, &p->dst))
+		return flow_reject(skb, p, DROP_NO_SERVICE, PLACE_FROM_POD);
+	to = flow_device(&p->dst);
+	if (to) {
+		flow_track(f, c, 0, skb->ifindex, to);
+		return bpf_redirect_peer(to, 0);
+	}
+	if (node_is_local(&p->dst)) {
+		flow_track(f, c, CT_TO_HOST, skb->ifindex, 0);
+		return TC_ACT_OK;
+	}
+	if (network_contains(&pod_network, &p->dst))
+		return flow_reject(skb, p, DROP_NO_ENDPOINT, PLACE_FROM_POD);
+	if (addr_special_v4(&p->dst))
+		return TC_ACT_OK;
+	if (network_contains(&cluster_network, &p->dst)) {
+		flow_track(f, c, 0, skb->ifindex, 0);
+		return leave(skb, p);
+	}
+	if (!route_find(skb, p, &r))
+		return TC_ACT_OK;
+	return masquerade(skb, f, c, &r);
+}
+
+/* portless sends what belongs to no flow: fragments, ICMP errors, other
+ * protocols. They go where their addresses say; nothing is translated.
+ */
+INLINE int portless(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 to;
+
+	if (!source_ours(skb, p))
+		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
+	to = flow_device(&p->dst);
+	if (to)
+		return bpf_redirect_peer(to, 0);
+	if (node_is_local(&p->dst) || addr_special_v4(&p->dst))
+		return TC_ACT_OK;
+	if (network_contains(&pod_network, &p->dst))
+		return flow_drop(skb, DROP_NO_ENDPOINT, PLACE_FROM_POD);
+	if (network_contains(&cluster_network, &p->dst))
+		return leave(skb, p);
+	return flow_drop(skb, p->fragment ? DROP_FRAGMENT : DROP_UNSUPPORTED,
+			 PLACE_FROM_POD);
+}
 
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	(void)skb;
-	return TC_ACT_OK;
+	const struct control *c = control_get();
+	struct flow f = {};
+	struct conntrack *ct;
+
+	switch (parse(skb, &f.packet)) {
+	case KIND_IPV4:
+		break;
+	case KIND_ARP:
+		return arp_ours(skb) ? TC_ACT_OK
+				     : flow_drop(skb, DROP_SPOOFED,
+						 PLACE_FROM_POD);
+	case KIND_OTHER:
+		return flow_drop(skb, DROP_UNSUPPORTED, PLACE_FROM_POD);
+	default:
+		return flow_drop(skb, DROP_MALFORMED, PLACE_FROM_POD);
+	}
+	if (!c)
+		return TC_ACT_SHOT;
+	if (!f.packet.has_ports)
+		return portless(skb, &f.packet);
+	ct = flow_find(&f);
+	/* The entry knows the device of the pod: another pod that uses its
+	 * address takes the long way, where it is found out.
+	 */
+	if (ct && ct->ifindex[f.from & 1] == skb->ifindex &&
+	    !flow_begins_anew(&f, ct))
+		return known(skb, &f, ct, c);
+	if (ct && ct->epoch != c->epoch && source_ours(skb, &f.packet) &&
+	    !flow_begins_anew(&f, ct))
+		return known(skb, &f, ct, c);
+	return begin(skb, &f, c);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	(void)skb;
+	const struct control *c = control_get();
+	struct flow f = {};
+	struct conntrack *ct;
+	__u32 before;
+
+	if (!c || parse(skb, &f.packet) != KIND_IPV4 || !f.packet.has_ports)
+		return TC_ACT_OK;
+	ct = flow_find(&f);
+	if (!ct || flow_begins_anew(&f, ct)) {
+		flow_track(&f, c,
+			   node_is_local(&f.packet.src) ? CT_FROM_HOST : 0, 0,
+			   skb->ifindex);
+		return TC_ACT_OK;
+	}
+	if (!conntrack_applies(ct, f.from))
+		return TC_ACT_OK;
+	before = ct->flags;
+	flow_seen(ct, &f, c);
+	if (!conntrack_translated(ct)) {
+		flow_ended(ct, &f);
+		return TC_ACT_OK;
+	}
+	if (flow_translate(skb, &f, ct, before))
+		return flow_drop(skb, DROP_REWRITE, PLACE_TO_POD);
 	return TC_ACT_OK;
 }
 

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * flow: what the packet programs do alike: keeping entries current, sending
+ * packets of known flows, and beginning translated ones.
+ */
+#ifndef SKEP_FLOW_H
+#define SKEP_FLOW_H
+
+#include "conntrack.h"
+#include "drop.h"
+#include "endpoint.h"
+#include "nat.h"
+#include "reject.h"
+#include "route.h"
+#include "service.h"
+
+/* flow: a packet and where it is in the flow table. */
+struct flow {
+	struct packet packet;
+	struct conntrack_key key;
+	__u32 from; /* index of the packet's source in key */
+};
+
+INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
+		     enum place place)
+{
+	drop_count(reason, place, skb->len);
+	return TC_ACT_SHOT;
+}
+
+INLINE int flow_reject(struct __sk_buff *skb, const struct packet *p,
+		       enum drop_reason reason, enum place place)
+{
+	drop_count(reason, place, skb->len);
+	return reject(skb, p);
+}
+
+/* flow_find fills in the key and looks up the entry. */
+INLINE struct conntrack *flow_find(struct flow *f)
+{
+	struct packet *p = &f->packet;
+
+	f->from = conntrack_key_of(&f->key, &p->src, p->sport, &p->dst,
+				   p->dport, p->proto);
+	return bpf_map_lookup_elem(&conntrack, &f->key);
+}
+
+/* flow_begins_anew tells whether the packet opens a connection that only
+ * looks like the one in the table.
+ */
+INLINE bool flow_begins_anew(const struct flow *f, const struct conntrack *ct)
+{
+	return packet_opens_tcp(&f->packet) && conntrack_closed(ct);
+}
+
+INLINE __u32 flow_device(const struct addr *addr)
+{
+	struct endpoint *e = endpoint_lookup(addr);
+
+	return e ? e->ifindex : 0;
+}
+
+/* flow_decide renews the decision of an entry of an older epoch: the device
+ * of each end. On the answering side it is the key's end that is rewritten
+ * to, and on the other the key's own.
+ */
+INLINE void flow_decide(struct conntrack *ct, const struct flow *f,
+			const struct control *c)
+{
+	__u32 to = !f->from;
+
+	ct->ifindex[f->from & 1] = flow_device(&f->packet.src);
+	ct->ifindex[to & 1] = flow_device(
+		conntrack_real(ct, &f->key, f->from, to));
+	ct->epoch = c->epoch;
+}
+
+/* flow_seen notes what a packet says about its flow. It writes only what
+ * changes, so that a busy flow's cache line stays shared.
+ */
+INLINE void flow_seen(struct conntrack *ct, const struct flow *f,
+		      const struct control *c)
+{
+	__u32 news = conntrack_news(&f->packet, conntrack_forward(ct, f->from));
+
+	if (ct->last_seen != c->generation)
+		ct->last_seen = c->generation;
+	if (ct->epoch != c->epoch)
+		flow_decide(ct, f, c);
+	if (news & ~ct->flags)
+		ct->flags |= news;
+}
+
+/* flow_tell gives what ended or answered a translated flow to the entry of
+ * its other side. p is the packet after it was rewritten.
+ */
+INLINE void flow_tell(const struct packet *p, __u32 news)
+{
+	struct conntrack_key key;
+	struct conntrack *other;
+
+	conntrack_key_of(&key, &p->src, p->sport, &p->dst, p->dport, p->proto);
+	other = bpf_map_lookup_elem(&conntrack, &key);
+	if (other && (news & ~other->flags))
+		other->flags |= news;
+}
+
+/* flow_translate rewrites a packet of a translated flow. */
+INLINE int flow_translate(struct __sk_buff *skb, struct flow *f,
+			  const struct conntrack *ct, __u32 before)
+{
+	__u32 news = ct->flags & ~before;
+
+	if (nat_rewrite(skb, &f->packet, ct))
+		return -1;
+	if (news)
+		flow_tell(&f->packet, news);
+	return 0;
+}
+
+/* flow_to_host tells whether packets of this direction are for this node's
+ * own stack.
+ */
+INLINE bool flow_to_host(const struct conntrack *ct, __u32 from)
+{
+	return ct->flags &
+	       (conntrack_forward(ct, from) ? CT_TO_HOST : CT_FROM_HOST);
+}
+
+/* flow_track inserts the entry of a flow that is not translated. A full
+ * table is no reason to refuse it: nothing depends on the entry.
+ */
+INLINE void flow_track(const struct flow *f, const struct control *c,
+		       __u32 flags, __u32 from_ifindex, __u32 to_ifindex)
+{
+	struct conntrack ct = {
+		.epoch = c->epoch,
+		.last_seen = c->generation,
+		.flags = flags | (f->from ? CT_FROM_HIGH : 0) |
+			 (packet_opens_tcp(&f->packet) ? CT_SYN : 0),
+	};
+
+	/* The last packets of a connection do not begin one. */
+	if (f->packet.tcp & (TCP_FIN | TCP_RST))
+		return;
+	ct.ifindex[f->from & 1] = from_ifindex;
+	ct.ifindex[!f->from] = to_ifindex;
+	bpf_map_update_elem(&conntrack, &f->key, &ct, BPF_ANY);
+}
+
+/* flow_ended removes an entry that is not translated once both ends have
+ * finished: short connections leave nothing for the collector.
+ */
+INLINE void flow_ended(const struct conntrack *ct, const struct flow *f)
+{
+	if (!conntrack_translated(ct) && conntrack_closed(ct) &&
+	    !(f->packet.tcp & TCP_FIN))
+		bpf_map_delete_elem(&conntrack, &f->key);
+}
+
+#endif

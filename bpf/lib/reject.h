@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * reject: saying no. The packet itself is turned into the answer and sent
+ * back where it came from, so that the client fails at once.
+ */
+#ifndef SKEP_REJECT_H
+#define SKEP_REJECT_H
+
+#include "packet.h"
+
+/* What an ICMP error carries of the refused packet: its IP header and the
+ * first eight bytes behind it.
+ */
+#define QUOTE (sizeof(struct iphdr) + 8)
+
+struct icmp_error {
+	struct iphdr ip;
+	struct icmp_header icmp;
+};
+
+/* reject_swap exchanges the MAC addresses. */
+INLINE int reject_swap_mac(struct __sk_buff *skb)
+{
+	__u8 mac[2 * ETH_ALEN], swapped[2 * ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+		return -1;
+	__builtin_memcpy(swapped, mac + ETH_ALEN, ETH_ALEN);
+	__builtin_memcpy(swapped + ETH_ALEN, mac, ETH_ALEN);
+	return bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0);
+}
+
+/* reject_tcp answers with a reset. Options and data stay, so that the length
+ * and with it the checksum's start do not change: swapping addresses and
+ * ports leaves the sum as it is, and the rest is added up difference by
+ * difference, which is right for unfinished checksums too.
+ */
+INLINE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
+{
+	__be32 addrs[2] = {addr_v4(&p->dst), addr_v4(&p->src)};
+	__be16 ports[2] = {p->dport, p->sport};
+	__u32 csum = p->l4 + TCP_CSUM;
+	__be32 old[2], new[2];
+	__u8 doff_flags[2], reset[2];
+	__u32 data;
+	int err;
+
+	if (bpf_skb_load_bytes(skb, p->l4 + TCP_SEQ, old, sizeof(old)) ||
+	    bpf_skb_load_bytes(skb, p->l4 + TCP_FLAGS - 1, doff_flags, 2))
+		return -1;
+	data = p->length - (p->l4 - ETH_HLEN) - (doff_flags[0] >> 4) * 4;
+	reset[0] = doff_flags[0];
+	if (p->tcp & TCP_ACK) {
+		new[0] = old[1];
+		new[1] = 0;
+		reset[1] = TCP_RST;
+	} else {
+		if (p->tcp & (TCP_SYN | TCP_FIN))
+			data++;
+		new[0] = 0;
+		new[1] = bpf_htonl(bpf_ntohl(old[0]) + data);
+		reset[1] = TCP_RST | TCP_ACK;
+	}
+	err = bpf_l4_csum_replace(skb, csum, old[0], new[0], 4);
+	err |= bpf_l4_csum_replace(skb, csum, old[1], new[1], 4);
+	err |= bpf_l4_csum_replace(skb, csum, *(__be16 *)doff_flags,
+				   *(__be16 *)reset, 2);
+	err |= bpf_skb_store_bytes(skb, p->l4 + TCP_SEQ, new, sizeof(new), 0);
+	err |= bpf_skb_store_bytes(skb, p->l4 + TCP_FLAGS - 1, reset, 2, 0);
+	err |= bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0);
+	err |= bpf_skb_store_bytes(skb, IP_OFF(saddr), addrs, sizeof(addrs), 0);
+	return err;
+}
+
+INLINE __be16 checksum_fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* reject_icmp answers with "destination unreachable". */
+INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p, __u8 code)
+{
+	__u8 quote[QUOTE];
+	struct icmp_error e = {
+		.ip.version = 4,
+		.ip.ihl = 5,
+		.ip.tot_len = bpf_htons(sizeof(e) + QUOTE),
+		.ip.ttl = 64,
+		.ip.protocol = IPPROTO_ICMP,
+		.ip.saddr = addr_v4(&p->dst),
+		.ip.daddr = addr_v4(&p->src),
+		.icmp.type = ICMP_DEST_UNREACH,
+		.icmp.code = code,
+	};
+	__u32 sum;
+
+	/* With IP options the quote would not be the header and eight bytes. */
+	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, sizeof(quote)) ||
+	    bpf_skb_change_tail(skb, ETH_HLEN + QUOTE, 0) ||
+	    bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	e.ip.check = checksum_fold(
+		bpf_csum_diff(NULL, 0, (__be32 *)&e.ip, sizeof(e.ip), 0));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.icmp, sizeof(e.icmp), 0);
+	e.icmp.checksum = checksum_fold(
+		bpf_csum_diff(NULL, 0, (__be32 *)quote, sizeof(quote), sum));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0);
+}
+
+/* reject turns the packet into a refusal and sends it back through the device
+ * it came from; what cannot be answered is dropped.
+ */
+INLINE int reject(struct __sk_buff *skb, const struct packet *p)
+{
+	int err;
+
+	if (p->proto == IPPROTO_TCP && (p->tcp & TCP_RST))
+		return TC_ACT_SHOT;
+	if (p->proto == IPPROTO_TCP)
+		err = reject_tcp(skb, p);
+	else if (p->proto == IPPROTO_UDP)
+		err = reject_icmp(skb, p, ICMP_PORT_UNREACH);
+	else
+		return TC_ACT_SHOT;
+	if (err || reject_swap_mac(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+#endif
