@@ -2,7 +2,6 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,7 +18,7 @@ func clusterRoleResource() *Resource {
 		NewList:                  func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
-		ValidateName:             path.ValidatePathSegmentName,
+		ValidateName:             roleName,
 		Validate:                 one(func(r *rbacv1.ClusterRole) field.ErrorList { return validateClusterRole(r, false) }),
 		ValidateUpdate: two(func(r, old *rbacv1.ClusterRole) field.ErrorList {
 			return validateClusterRole(r, badAggregationValues(old))

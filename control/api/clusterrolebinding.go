@@ -2,7 +2,6 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -18,7 +17,7 @@ func clusterRoleBindingResource() *Resource {
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		Default:                  set(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
-		ValidateName:             path.ValidatePathSegmentName,
+		ValidateName:             roleName,
 		Validate:                 one(validateClusterRoleBinding),
 		ValidateUpdate: two(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 			return append(validateClusterRoleBinding(b), checkImmutable(field.NewPath("roleRef"), b.RoleRef, old.RoleRef)...)

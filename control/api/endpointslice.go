@@ -217,10 +217,14 @@ func validateHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorLi
 }
 
 func endpointSliceWarnings(s *discoveryv1.EndpointSlice) []string {
-	if s.AddressType != discoveryv1.AddressTypeIPv4 && s.AddressType != discoveryv1.AddressTypeIPv6 {
-		return nil
-	}
 	var warnings []string
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		warnings = append(warnings, "spec.addressType: FQDN endpoints are deprecated")
+	}
+	switch s.Labels[discoveryv1.LabelManagedBy] {
+	case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
+		return warnings // they write addresses in the one form
+	}
 	for i, e := range s.Endpoints {
 		for j, a := range e.Addresses {
 			warnings = append(warnings, utilvalidation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)

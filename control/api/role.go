@@ -2,7 +2,6 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -18,7 +17,7 @@ func roleResource() *Resource {
 		NewList:                  func() runtime.Object { return &rbacv1.RoleList{} },
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
-		ValidateName:             path.ValidatePathSegmentName,
+		ValidateName:             roleName,
 		Validate:                 one(func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 		ValidateUpdate:           two(func(r, _ *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) }),
 		Columns:                  createdAtColumns(),

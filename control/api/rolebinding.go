@@ -2,8 +2,8 @@ package api
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -20,7 +20,7 @@ func roleBindingResource() *Resource {
 		AllowCreateOnUpdate:      true,
 		AllowUnconditionalUpdate: true,
 		Default:                  set(func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) }),
-		ValidateName:             path.ValidatePathSegmentName,
+		ValidateName:             roleName,
 		Validate:                 one(validateRoleBinding),
 		ValidateUpdate: two(func(b, old *rbacv1.RoleBinding) field.ErrorList {
 			return append(validateRoleBinding(b), checkImmutable(field.NewPath("roleRef"), b.RoleRef, old.RoleRef)...)
@@ -51,7 +51,7 @@ func validateRoleRef(role rbacv1.RoleRef, kinds ...string) field.ErrorList {
 	if role.Name == "" {
 		return append(errs, field.Required(ref.Child("name"), ""))
 	}
-	return append(errs, invalid(ref.Child("name"), role.Name, path.ValidatePathSegmentName(role.Name, false))...)
+	return append(errs, invalid(ref.Child("name"), role.Name, roleName(role.Name, false))...)
 }
 
 func validateSubjects(subjects []rbacv1.Subject, namespaced bool) field.ErrorList {
@@ -82,4 +82,9 @@ func validateSubject(s *rbacv1.Subject, namespaced bool, at *field.Path) field.E
 		errs = append(errs, field.NotSupported(at.Child("kind"), s.Kind, []string{rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind}))
 	}
 	return errs
+}
+
+// roleName lets roles and bindings have any name that can stand in a URL: names with a colon are common.
+func roleName(name string, _ bool) []string {
+	return content.IsPathSegmentName(name)
 }
