@@ -12,6 +12,18 @@
 
 #define CONFIG(type, name) volatile const type name
 
+/* config_addr reads an address. A cast that forgets volatile would read the
+ * value of compile time.
+ */
+INLINE void config_addr(struct addr *to, const volatile struct addr *from)
+{
+	const volatile __u32 *w = (const volatile __u32 *)from->bytes;
+	__u32 *t = (__u32 *)to->bytes;
+
+	for (int i = 0; i < 4; i++)
+		t[i] = w[i];
+}
+
 /* The pod addresses of all nodes. Traffic to them is never masqueraded. */
 CONFIG(struct network, cluster_network);
 

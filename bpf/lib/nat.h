@@ -180,7 +180,7 @@ INLINE enum drop_reason nat_create(const struct packet *p,
 		.last_seen = c->generation,
 		.service = t->service,
 	};
-	struct conntrack_key key;
+	struct conntrack_key key, first;
 	enum drop_reason reason;
 	__be16 sport = 0;
 	__u32 from;
@@ -196,7 +196,6 @@ INLINE enum drop_reason nat_create(const struct packet *p,
 	ct->epoch = c->epoch;
 	ct->last_seen = c->generation;
 	ct->service = t->service;
-	struct conntrack_key first;
 	from = conntrack_key_of(&first, &p->src, p->sport, &p->dst, p->dport,
 				p->proto);
 	ct->flags = t->flags | (from ? CT_FROM_HIGH : 0) |

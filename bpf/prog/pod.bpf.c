@@ -147,7 +147,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	if (addr_equal(&t.dst, &p->src)) {
 		/* A pod would answer itself directly, and not the Service. */
 		t.flags |= CT_REWRITE_SRC;
-		t.src = *(const struct addr *)&router_addr;
+		config_addr(&t.src, &router_addr);
 	}
 	reason = nat_create(p, &t, c, &ct);
 	if (reason != DROP_NONE)

@@ -1,0 +1,242 @@
+package packet_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/skep-io/skep/datapath/abi"
+	"github.com/skep-io/skep/datapath/load"
+)
+
+// world is a node in a network namespace of its own, with pods and a machine
+// outside, joined by real veths that carry the real programs.
+type world struct {
+	t       *testing.T
+	node    netns.NsHandle
+	objects *load.Objects
+	sockets string // cgroup whose sockets are translated
+	home    string // cgroup that the test process came from
+}
+
+const hostMAC = "02:00:00:00:00:01"
+
+// newWorld makes the node and the machine outside, and loads the programs in
+// the node. The sockets of the test process are in a cgroup of its own.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t}
+	w.node = w.namespace()
+	w.in(w.node, func() {
+		w.ip("link", "set", "lo", "up")
+		w.ip("addr", "add", router.String()+"/32", "dev", "lo")
+		w.sysctl("net/ipv4/ip_forward", "1")
+		w.sysctl("net/ipv4/conf/all/rp_filter", "0")
+		w.sysctl("net/ipv4/conf/default/rp_filter", "0")
+		var err error
+		w.objects, err = load.Open(testConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { w.objects.Close() })
+	w.row(abi.MapNode, abi.AddrFrom(router), abi.Node{Flags: abi.NodeLocal})
+	w.childCgroup()
+	if err := w.objects.AttachSock(w.sockets); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// childCgroup makes a cgroup for the sockets that are to be translated.
+func (w *world) childCgroup() {
+	root := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(root); err != nil {
+		root = "/sys/fs/cgroup"
+	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(self)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			w.home = filepath.Join(root, path)
+		}
+	}
+	w.sockets = filepath.Join(root, fmt.Sprintf("skep-test-%d-%s", os.Getpid(), w.t.Name()))
+	if err := os.Mkdir(w.sockets, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if err := os.Remove(w.sockets); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+// translated makes the sockets that f opens ones that the sock programs see.
+// Others are like those of a machine outside or of a foreign sandbox.
+func (w *world) translated(f func()) {
+	w.move(w.sockets)
+	defer w.move(w.home)
+	f()
+}
+
+func (w *world) move(cgroup string) {
+	w.t.Helper()
+	err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// namespace makes a network namespace that lives as long as the test.
+func (w *world) namespace() netns.NsHandle {
+	w.t.Helper()
+	made := make(chan netns.NsHandle)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		ns, err := netns.New()
+		if err != nil {
+			ns = netns.None()
+		}
+		made <- ns
+	}()
+	ns := <-made
+	if !ns.IsOpen() {
+		w.t.Fatal("cannot make a network namespace")
+	}
+	w.t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+// in runs f in a network namespace. Sockets that f makes stay there.
+func (w *world) in(ns netns.NsHandle, f func()) {
+	w.t.Helper()
+	done := make(chan error)
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		if err = netns.Set(ns); err == nil {
+			f()
+		}
+	}()
+	if err := <-done; err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) ip(args ...string) {
+	w.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		w.t.Errorf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+func (w *world) sysctl(name, value string) {
+	// /proc/sys/net is that of the thread that opens it.
+	if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0); err != nil {
+		w.t.Errorf("%s: %v", name, err)
+	}
+}
+
+func (w *world) row(name string, key, value any) {
+	w.t.Helper()
+	if err := w.objects.Map(name).Put(key, value); err != nil {
+		w.t.Fatalf("map %s: %v", name, err)
+	}
+}
+
+// link joins a new namespace to the node by a veth and returns the namespace
+// and the index of the node's side.
+func (w *world) link(name string) (netns.NsHandle, int) {
+	w.t.Helper()
+	ns := w.namespace()
+	var index int
+	w.in(w.node, func() {
+		w.ip("link", "add", "name", name, "address", hostMAC, "type", "veth", "peer", "name", name+"p")
+		w.ip("link", "set", "dev", name, "up")
+		peer, err := netlink.LinkByName(name + "p")
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		if err := netlink.LinkSetNsFd(peer, int(ns)); err != nil {
+			w.t.Error(err)
+		}
+		l, err := net.InterfaceByName(name)
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		index = l.Index
+	})
+	w.in(ns, func() {
+		w.ip("link", "set", "lo", "up")
+		w.ip("link", "set", "dev", name+"p", "name", "eth0")
+		w.ip("link", "set", "eth0", "up")
+	})
+	return ns, index
+}
+
+// pod makes a pod with its programs and endpoint.
+func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
+	w.t.Helper()
+	ns, index := w.link(name)
+	var mac [6]uint8
+	w.in(ns, func() {
+		w.ip("addr", "add", addr.String()+"/32", "dev", "eth0")
+		w.ip("route", "add", router.String(), "dev", "eth0")
+		w.ip("route", "add", "default", "via", router.String())
+		w.ip("neigh", "add", router.String(), "lladdr", hostMAC, "dev", "eth0", "nud", "permanent")
+		l, err := net.InterfaceByName("eth0")
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		copy(mac[:], l.HardwareAddr)
+	})
+	w.in(w.node, func() {
+		w.ip("route", "add", addr.String()+"/32", "dev", name)
+		if err := w.objects.AttachPod(index); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.row(abi.MapEndpoint, abi.AddrFrom(addr), abi.Endpoint{Ifindex: uint32(index), Mac: mac})
+	return ns
+}
+
+// outside makes the machine that knows only the node's address.
+func (w *world) outside() netns.NsHandle {
+	w.t.Helper()
+	ns, index := w.link("up0")
+	w.in(ns, func() { w.ip("addr", "add", clientIP.String()+"/24", "dev", "eth0") })
+	w.in(w.node, func() {
+		w.ip("addr", "add", nodeIP.String()+"/24", "dev", "up0")
+		if err := w.objects.AttachNetdev(index); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.row(abi.MapNode, abi.AddrFrom(nodeIP), abi.Node{Flags: abi.NodeLocal})
+	w.row(abi.MapDevice, uint32(index), abi.Device{Masquerade: abi.AddrFrom(nodeIP)})
+	return ns
+}
+
+// service writes a Service port with its frontends and backends.
+func (w *world) service(s service) {
+	w.t.Helper()
+	if err := s.write(w.objects); err != nil {
+		w.t.Fatal(err)
+	}
+}
