@@ -219,15 +219,12 @@ func namespacesDir(cfg Config) string { return filepath.Join(cfg.RunDir, "netns"
 // programs attaches the loaded programs to devices, by links where the kernel has them and by filters where not.
 type programs struct{ objects *load.Objects }
 
-func (p programs) AttachPod(_ string, ifindex int) error {
-	err := p.objects.AttachPod(ifindex)
-	if errors.Is(err, load.ErrNoTCX) {
-		return p.filter(ifindex, podPrograms)
-	}
-	return err
-}
+// AttachPod uses filters on every kernel: a link takes the kernel 10 to 20 ms to make, and as long to remove, with all other
+// changes of devices waiting. Nobody else has business on a pod's host device, so a link would protect it from nobody.
+func (p programs) AttachPod(_ string, ifindex int) error { return p.filter(ifindex, podPrograms) }
 
-func (p programs) DetachPod(_ string, ifindex int) error { return p.objects.DetachPod(ifindex) }
+// DetachPod leaves the filters to go with the device.
+func (p programs) DetachPod(string, int) error { return nil }
 
 func (p programs) AttachNetdev(_ string, ifindex int) error {
 	err := p.objects.AttachNetdev(ifindex)

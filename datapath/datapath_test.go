@@ -116,7 +116,7 @@ type node struct {
 }
 
 // startNode starts the network of a node in the namespace of the test process.
-func startNode(t *testing.T, objects ...corev1.Service) *node {
+func startNode(t testing.TB) *node {
 	t.Helper()
 	n := &node{client: fake.NewClientset()}
 	bpffs := t.TempDir()
@@ -151,7 +151,7 @@ func startNode(t *testing.T, objects ...corev1.Service) *node {
 }
 
 // start starts the network again, as a new process would.
-func (n *node) start(t *testing.T) {
+func (n *node) start(t testing.TB) {
 	t.Helper()
 	n.cfg.Informers = informers.NewSharedInformerFactory(n.client, 0)
 	n.cfg.Metrics = prometheus.NewRegistry()
@@ -171,7 +171,7 @@ func (n *node) start(t *testing.T) {
 var outside *os.File
 
 // addOutside joins a namespace to the node by a veth pair: 192.0.2.1 is the node, 192.0.2.9 the client.
-func addOutside(t *testing.T) {
+func addOutside(t testing.TB) {
 	t.Helper()
 	in(t, nil, func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() error {
 		var err error
@@ -191,7 +191,7 @@ func addOutside(t *testing.T) {
 	in(t, outside, func() error { return configure("out0", "192.0.2.9/24") })
 }
 
-func address(t *testing.T, device, cidr string) {
+func address(t testing.TB, device, cidr string) {
 	t.Helper()
 	must(t, configure(device, cidr))
 }
@@ -208,7 +208,7 @@ func configure(device, cidr string) error {
 	return errors.Join(netlink.AddrReplace(link, addr), netlink.LinkSetUp(link))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func must(t *testing.T, err error) {
 }
 
 // in runs the functions on one thread inside a network namespace; nil means the node's. The thread is not used again.
-func in(t *testing.T, ns *os.File, fns ...func() error) {
+func in(t testing.TB, ns *os.File, fns ...func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
@@ -245,7 +245,7 @@ type pod struct {
 	ns      *os.File
 }
 
-func (n *node) addPod(t *testing.T, name string) pod {
+func (n *node) addPod(t testing.TB, name string) pod {
 	t.Helper()
 	a, err := n.Attach(t.Context(), podnet.Pod{UID: "uid-" + name, Namespace: "default", Name: name})
 	must(t, err)
@@ -301,7 +301,7 @@ type answer struct {
 func (a answer) Write(b []byte) (int, error) { return a.WriteTo(b, a.to) }
 
 // ask connects from a namespace (nil: the node's own) and returns who answered and whom it saw.
-func ask(t *testing.T, from *os.File, network, to string) (name string, saw netip.Addr, err error) {
+func ask(t testing.TB, from *os.File, network, to string) (name string, saw netip.Addr, err error) {
 	t.Helper()
 	var reply []byte
 	in(t, from, func() error {
@@ -341,7 +341,7 @@ func askFromElsewhere(network, to string) ([]byte, error) {
 }
 
 // assertAnswer expects one of the pods to answer.
-func assertAnswer(t *testing.T, from *os.File, network, to string, pods ...pod) netip.Addr {
+func assertAnswer(t testing.TB, from *os.File, network, to string, pods ...pod) netip.Addr {
 	t.Helper()
 	name, saw, err := ask(t, from, network, to)
 	if err != nil {
@@ -358,7 +358,7 @@ func assertAnswer(t *testing.T, from *os.File, network, to string, pods ...pod) 
 }
 
 // addService creates a NodePort Service over the pods and waits until the kernel has it.
-func (n *node) addService(t *testing.T, name, clusterIP string, nodePort int32, pods ...pod) {
+func (n *node) addService(t testing.TB, name, clusterIP string, nodePort int32, pods ...pod) {
 	t.Helper()
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
@@ -388,7 +388,7 @@ func (n *node) addService(t *testing.T, name, clusterIP string, nodePort int32, 
 }
 
 // awaitDump waits until the kernel's tables satisfy the condition. Maps have no events, so it looks again and again.
-func (n *node) awaitDump(t *testing.T, ok func(string) bool) {
+func (n *node) awaitDump(t testing.TB, ok func(string) bool) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
@@ -475,4 +475,22 @@ func TestRestart(t *testing.T) {
 	assertAnswer(t, nil, "tcp4", "10.96.0.7:80", a)
 	must(t, n.Detach(t.Context(), "uid-a"))
 	n.awaitDump(t, func(dump string) bool { return !strings.Contains(dump, "endpoint") })
+}
+
+// BenchmarkAttach is what the network adds to a pod's start, and to its end.
+func BenchmarkAttach(b *testing.B) {
+	n := startNode(b)
+	var attach, detach time.Duration
+	for i := range b.N {
+		uid := fmt.Sprint("uid-", i)
+		start := time.Now()
+		_, err := n.Attach(b.Context(), podnet.Pod{UID: uid, Namespace: "default", Name: "bench"})
+		must(b, err)
+		attach += time.Since(start)
+		start = time.Now()
+		must(b, n.Detach(b.Context(), uid))
+		detach += time.Since(start)
+	}
+	b.ReportMetric(float64(attach.Microseconds())/float64(b.N), "attach-us")
+	b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "detach-us")
 }
