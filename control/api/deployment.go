@@ -51,6 +51,7 @@ func deploymentResource() *Resource {
 }
 
 func defaultDeployment(d *appsv1.Deployment) {
+	defaultPodSpec(&d.Spec.Template.Spec)
 	fill(&d.Spec.Replicas, 1)
 	fill(&d.Spec.RevisionHistoryLimit, 10)
 	fill(&d.Spec.ProgressDeadlineSeconds, 600)

@@ -25,8 +25,11 @@ func replicaSetResource() *Resource {
 		HasStatus:                true,
 		HasScale:                 true,
 		AllowUnconditionalUpdate: true,
-		Default:                  set(func(rs *appsv1.ReplicaSet) { fill(&rs.Spec.Replicas, 1) }),
-		ValidateName:             validation.NameIsDNSSubdomain,
+		Default: set(func(rs *appsv1.ReplicaSet) {
+			defaultPodSpec(&rs.Spec.Template.Spec)
+			fill(&rs.Spec.Replicas, 1)
+		}),
+		ValidateName: validation.NameIsDNSSubdomain,
 		PrepareForCreate: set(func(rs *appsv1.ReplicaSet) {
 			rs.Status = appsv1.ReplicaSetStatus{}
 			rs.Generation = 1
