@@ -1,8 +1,8 @@
 package reconcile
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -206,10 +206,21 @@ func otherSide(flow bpfmap.Flow) (abi.ConntrackKey, bool) {
 	if flow.Value.Flags&abi.CTRewriteDst != 0 {
 		key.Addr[1], key.Port[1] = flow.Value.Dst, flow.Value.Dport
 	}
-	if c := bytes.Compare(key.Addr[0].Bytes[:], key.Addr[1].Bytes[:]); c > 0 ||
-		c == 0 && abi.HostPort(key.Port[0]) > abi.HostPort(key.Port[1]) {
+	if endBelow(key, 1, 0) {
 		key.Addr[0], key.Addr[1] = key.Addr[1], key.Addr[0]
 		key.Port[0], key.Port[1] = key.Port[1], key.Port[0]
 	}
 	return key, true
+}
+
+// endBelow is end_below of bpf/lib/conntrack.h: the order of the two ends in a key.
+func endBelow(key abi.ConntrackKey, i, j int) bool {
+	for word := 12; word >= 0; word -= 4 {
+		a := binary.NativeEndian.Uint32(key.Addr[i].Bytes[word:])
+		b := binary.NativeEndian.Uint32(key.Addr[j].Bytes[word:])
+		if a != b {
+			return a < b
+		}
+	}
+	return key.Port[i] < key.Port[j]
 }
