@@ -45,6 +45,7 @@ func preparePodUpdate(p, old *corev1.Pod) {
 
 func preparePodStatus(p, old *corev1.Pod) {
 	p.Spec = old.Spec
-	p.DeletionTimestamp = nil // a status says nothing about deletion
+	p.Status.QOSClass = old.Status.QOSClass // set once, from the spec
+	p.DeletionTimestamp = nil               // a status says nothing about deletion
 	p.OwnerReferences = old.OwnerReferences
 }
