@@ -20,7 +20,7 @@
  * other one's is 0.
  */
 struct conntrack_key {
-	struct addr addr[2]; /* the two ends, as end_below orders them */
+	struct addr addr[2]; /* the two ends, as end_above orders them */
 	__be16 port[2];
 	__u8 proto;
 	__u8 pad[3]; /* 0 */
@@ -62,17 +62,40 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } conntrack SEC(".maps");
 
-/* end_below orders two ends: by the address as four machine words, the last
- * one first since it tells most addresses apart, then by the port. Any total
- * order does; abi.NewConntrackKey has the same.
+/* above is 1 if a > b and 0 if not, without a branch: branches here would be
+ * multiplied in the verifier by every path that makes a key.
  */
-INLINE bool end_below(const struct addr *a, __be16 aport, const struct addr *b,
-		      __be16 bport)
+INLINE __u64 above(__u32 a, __u32 b)
 {
-	for (int i = 3; i >= 0; i--)
-		if (addr_word(a, i) != addr_word(b, i))
-			return addr_word(a, i) < addr_word(b, i);
-	return aport < bport;
+	__u64 d = (__u64)b - a;
+
+	asm volatile("" : "+r"(d));
+	return d >> 63;
+}
+
+/* pick is b if which is 1 and a if it is 0, without a branch. */
+INLINE __u32 pick(__u32 which, __u32 a, __u32 b)
+{
+	__u32 mask = -which;
+
+	asm volatile("" : "+r"(mask));
+	return a ^ ((a ^ b) & mask);
+}
+
+/* end_above orders two ends: by the address as four machine words, the last
+ * one first, then by the port. Any total order does; abi.NewConntrackKey has
+ * the same. 1: a is above b.
+ */
+INLINE __u32 end_above(const struct addr *a, __be16 aport,
+		       const struct addr *b, __be16 bport)
+{
+	__u64 up = above(aport, bport), down = above(bport, aport);
+
+	for (int i = 0; i < 4; i++) {
+		up |= above(addr_word(a, i), addr_word(b, i)) << (i + 1);
+		down |= above(addr_word(b, i), addr_word(a, i)) << (i + 1);
+	}
+	return above(up, down);
 }
 
 /* conntrack_key_of makes the key of a packet {src, sport, dst, dport} and
@@ -82,22 +105,29 @@ INLINE __u32 conntrack_key_of(struct conntrack_key *key, const struct addr *src,
 			      __be16 sport, const struct addr *dst,
 			      __be16 dport, __u8 proto)
 {
-	__u32 from = end_below(dst, dport, src, sport);
+	__u32 from = end_above(src, sport, dst, dport);
+	__u32 *low = (__u32 *)key->addr[0].bytes;
+	__u32 *high = (__u32 *)key->addr[1].bytes;
 
-	__builtin_memset(key, 0, sizeof(*key));
-	key->proto = proto;
-	if (from) {
-		key->addr[0] = *dst;
-		key->addr[1] = *src;
-		key->port[0] = dport;
-		key->port[1] = sport;
-	} else {
-		key->addr[0] = *src;
-		key->addr[1] = *dst;
-		key->port[0] = sport;
-		key->port[1] = dport;
+	for (int i = 0; i < 4; i++) {
+		__u32 s = addr_word(src, i), d = addr_word(dst, i);
+
+		low[i] = pick(from, s, d);
+		high[i] = pick(from, d, s);
 	}
+	key->port[0] = pick(from, sport, dport);
+	key->port[1] = pick(from, dport, sport);
+	key->proto = proto;
+	__builtin_memset(key->pad, 0, sizeof(key->pad));
 	return from;
+}
+
+/* conntrack_devices sets the pods of both ends. */
+INLINE void conntrack_devices(struct conntrack *ct, __u32 from,
+			      __u32 from_ifindex, __u32 to_ifindex)
+{
+	ct->ifindex[0] = pick(from, from_ifindex, to_ifindex);
+	ct->ifindex[1] = pick(from, to_ifindex, from_ifindex);
 }
 
 /* conntrack_forward tells whether a packet whose source is at index from goes
@@ -145,16 +175,11 @@ INLINE __u32 conntrack_news(const struct packet *p, bool forward)
 	return news;
 }
 
-/* conntrack_real gives the address that the packets of the entry have at end
- * i once they are rewritten.
- */
-INLINE const struct addr *conntrack_real(const struct conntrack *ct,
-					 const struct conntrack_key *key,
-					 __u32 from, __u32 i)
+/* The flags value of the end that began a flow. */
+INLINE __u32 conntrack_from_flag(__u32 from)
 {
-	if (i == from)
-		return &key->addr[i & 1];
-	return ct->flags & CT_REWRITE_DST ? &ct->dst : &key->addr[i & 1];
+	_Static_assert(CT_FROM_HIGH == 1, "the flag is the index");
+	return from;
 }
 
 #endif

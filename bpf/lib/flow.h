@@ -19,7 +19,32 @@ struct flow {
 	struct packet packet;
 	struct conntrack_key key;
 	__u32 from; /* index of the packet's source in key */
+	struct translation translation; /* of a new flow */
+	struct conntrack entry;		/* of a new translated flow */
 };
+
+/* Where a program works on its packet. In a map and not on the stack: of map
+ * memory the verifier remembers nothing, so that the paths through parsing
+ * meet again instead of being followed to the end one by one. Programs on one
+ * CPU do not interrupt each other.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct flow);
+	__uint(max_entries, 1);
+} scratch SEC(".maps");
+
+/* flow_new gives an empty flow to work on. */
+INLINE struct flow *flow_new(void)
+{
+	__u32 zero = 0;
+	struct flow *f = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (f)
+		__builtin_memset(f, 0, sizeof(*f));
+	return f;
+}
 
 INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
 		     enum place place)
@@ -61,17 +86,21 @@ INLINE __u32 flow_device(const struct addr *addr)
 }
 
 /* flow_decide renews the decision of an entry of an older epoch: the device
- * of each end. On the answering side it is the key's end that is rewritten
- * to, and on the other the key's own.
+ * of the packet's source, and of the destination that it gets.
  */
 INLINE void flow_decide(struct conntrack *ct, const struct flow *f,
 			const struct control *c)
 {
-	__u32 to = !f->from;
+	bool rewritten = ct->flags & CT_REWRITE_DST;
+	const struct addr *dst = &f->packet.dst;
+	struct addr real;
 
-	ct->ifindex[f->from & 1] = flow_device(&f->packet.src);
-	ct->ifindex[to & 1] = flow_device(
-		conntrack_real(ct, &f->key, f->from, to));
+	if (rewritten) {
+		real = ct->dst;
+		dst = &real;
+	}
+	conntrack_devices(ct, f->from, flow_device(&f->packet.src),
+			  flow_device(dst));
 	ct->epoch = c->epoch;
 }
 
@@ -136,15 +165,14 @@ INLINE void flow_track(const struct flow *f, const struct control *c,
 	struct conntrack ct = {
 		.epoch = c->epoch,
 		.last_seen = c->generation,
-		.flags = flags | (f->from ? CT_FROM_HIGH : 0) |
+		.flags = flags | conntrack_from_flag(f->from) |
 			 (packet_opens_tcp(&f->packet) ? CT_SYN : 0),
 	};
 
 	/* The last packets of a connection do not begin one. */
 	if (f->packet.tcp & (TCP_FIN | TCP_RST))
 		return;
-	ct.ifindex[f->from & 1] = from_ifindex;
-	ct.ifindex[!f->from] = to_ifindex;
+	conntrack_devices(&ct, f->from, from_ifindex, to_ifindex);
 	bpf_map_update_elem(&conntrack, &f->key, &ct, BPF_ANY);
 }
 

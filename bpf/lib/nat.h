@@ -113,12 +113,11 @@ INLINE __u32 nat_reply(struct conntrack_key *key, struct conntrack *reply,
 		reply->dst = p->src;
 		reply->dport = p->sport;
 	}
-	reply->flags = CT_REPLY_SIDE | (from ? CT_FROM_HIGH : 0) |
+	reply->flags = CT_REPLY_SIDE | conntrack_from_flag(from) |
 		       (dnat ? CT_REWRITE_SRC : 0) |
 		       (snat ? CT_REWRITE_DST : 0) |
 		       (t->flags & (CT_TO_HOST | CT_FROM_HOST));
-	reply->ifindex[from & 1] = t->from_ifindex;
-	reply->ifindex[!from] = t->to_ifindex;
+	conntrack_devices(reply, from, t->from_ifindex, t->to_ifindex);
 	return from;
 }
 
@@ -198,10 +197,9 @@ INLINE enum drop_reason nat_create(const struct packet *p,
 	ct->service = t->service;
 	from = conntrack_key_of(&first, &p->src, p->sport, &p->dst, p->dport,
 				p->proto);
-	ct->flags = t->flags | (from ? CT_FROM_HIGH : 0) |
+	ct->flags = t->flags | conntrack_from_flag(from) |
 		    (packet_opens_tcp(p) ? CT_SYN : 0);
-	ct->ifindex[from & 1] = t->from_ifindex;
-	ct->ifindex[!from] = t->to_ifindex;
+	conntrack_devices(ct, from, t->from_ifindex, t->to_ifindex);
 	if (!bpf_map_update_elem(&conntrack, &first, ct, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&conntrack, &key);

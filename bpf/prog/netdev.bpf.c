@@ -58,9 +58,8 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 {
 	struct packet *p = &f->packet;
 	struct service *s = service_get(id);
-	struct translation t = {.flags = CT_REWRITE_DST, .service = id};
+	struct translation *t = &f->translation;
 	enum drop_reason reason = DROP_NONE;
-	struct conntrack ct;
 	struct backend *b;
 	struct route r;
 	__u32 index;
@@ -70,22 +69,24 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_NET);
-	t.dst = b->addr;
-	t.dport = b->port;
-	t.to_ifindex = flow_device(&t.dst);
-	if (!t.to_ifindex && node_is_local(&t.dst))
-		t.flags |= CT_TO_HOST;
-	else if (!t.to_ifindex)
-		reason = elsewhere(skb, p, &t);
+	t->flags = CT_REWRITE_DST;
+	t->service = id;
+	t->dst = b->addr;
+	t->dport = b->port;
+	t->to_ifindex = flow_device(&t->dst);
+	if (!t->to_ifindex && node_is_local(&t->dst))
+		t->flags |= CT_TO_HOST;
+	else if (!t->to_ifindex)
+		reason = elsewhere(skb, p, t);
 	if (reason == DROP_NONE)
-		reason = nat_create(p, &t, c, &ct);
+		reason = nat_create(p, t, c, &f->entry);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_NET);
-	if (nat_rewrite(skb, p, &ct))
+	if (nat_rewrite(skb, p, &f->entry))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
-	if (t.to_ifindex)
-		return arrive(skb, p, t.to_ifindex);
-	if ((t.flags & CT_TO_HOST) || !route_find(skb, p, &r))
+	if (t->to_ifindex)
+		return arrive(skb, p, t->to_ifindex);
+	if ((t->flags & CT_TO_HOST) || !route_find(skb, p, &r))
 		return TC_ACT_OK;
 	return onward(skb, p, &r);
 }
@@ -121,16 +122,19 @@ int from_net(struct __sk_buff *skb)
 {
 	const struct control *c = control_get();
 	struct frontend *fe = NULL;
-	struct flow f = {};
+	struct flow *f = flow_new();
 	struct conntrack *ct;
-	struct packet *p = &f.packet;
+	struct packet *p;
 	__u32 to;
 
-	if (!c || parse(skb, p) != KIND_IPV4 || !p->has_ports)
+	if (!c || !f)
 		return TC_ACT_OK;
-	ct = flow_find(&f);
-	if (ct && !flow_begins_anew(&f, ct))
-		return known(skb, &f, ct, c);
+	p = &f->packet;
+	if (parse(skb, p) != KIND_IPV4 || !p->has_ports)
+		return TC_ACT_OK;
+	ct = flow_find(f);
+	if (ct && !flow_begins_anew(f, ct))
+		return known(skb, f, ct, c);
 	/* Of TCP only an opening can be for a Service, unless the port is kept
 	 * for them: then the flow is unknown and its client must be told.
 	 */
@@ -138,13 +142,13 @@ int from_net(struct __sk_buff *skb)
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, &f, c, fe->service);
+		return serve(skb, f, c, fe->service);
 	if (!network_contains(&pod_network, &p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);
 	if (!to)
 		return TC_ACT_OK;
-	flow_track(&f, c, 0, 0, to);
+	flow_track(f, c, 0, 0, to);
 	return arrive(skb, p, to);
 }
 
@@ -152,22 +156,20 @@ int from_net(struct __sk_buff *skb)
 INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
 		      const struct control *c)
 {
-	struct translation t = {
-		.flags = CT_REWRITE_SRC,
-		.from_ifindex = flow_device(&f->packet.src),
-	};
+	struct translation *t = &f->translation;
 	__u32 ifindex = skb->ifindex;
 	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
 	enum drop_reason reason;
-	struct conntrack ct;
 
 	if (!d)
 		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_TO_NET);
-	t.src = d->masquerade;
-	reason = nat_create(&f->packet, &t, c, &ct);
+	t->flags = CT_REWRITE_SRC;
+	t->from_ifindex = flow_device(&f->packet.src);
+	t->src = d->masquerade;
+	reason = nat_create(&f->packet, t, c, &f->entry);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_TO_NET);
-	if (nat_rewrite(skb, &f->packet, &ct))
+	if (nat_rewrite(skb, &f->packet, &f->entry))
 		return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 	return TC_ACT_OK;
 }
@@ -176,28 +178,28 @@ SEC("tc")
 int to_net(struct __sk_buff *skb)
 {
 	const struct control *c = control_get();
-	struct flow f = {};
+	struct flow *f = flow_new();
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || parse(skb, &f.packet) != KIND_IPV4 || !f.packet.has_ports)
+	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4 || !f->packet.has_ports)
 		return TC_ACT_OK;
-	ct = flow_find(&f);
-	if (ct && !flow_begins_anew(&f, ct)) {
+	ct = flow_find(f);
+	if (ct && !flow_begins_anew(f, ct)) {
 		if (!conntrack_translated(ct) ||
-		    !conntrack_applies(ct, f.from))
+		    !conntrack_applies(ct, f->from))
 			return TC_ACT_OK;
 		before = ct->flags;
-		flow_seen(ct, &f, c);
-		if (flow_translate(skb, &f, ct, before))
+		flow_seen(ct, f, c);
+		if (flow_translate(skb, f, ct, before))
 			return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 		return TC_ACT_OK;
 	}
-	if (!network_contains(&pod_network, &f.packet.src) ||
-	    network_contains(&cluster_network, &f.packet.dst) ||
-	    addr_special_v4(&f.packet.dst))
+	if (!network_contains(&pod_network, &f->packet.src) ||
+	    network_contains(&cluster_network, &f->packet.dst) ||
+	    addr_special_v4(&f->packet.dst))
 		return TC_ACT_OK;
-	return masquerade(skb, &f, c);
+	return masquerade(skb, f, c);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

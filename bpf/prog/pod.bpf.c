@@ -45,22 +45,20 @@ INLINE bool source_ours(struct __sk_buff *skb, const struct packet *p)
 INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
 		      const struct control *c, const struct route *r)
 {
-	struct translation t = {
-		.flags = CT_REWRITE_SRC,
-		.from_ifindex = skb->ifindex,
-	};
+	struct translation *t = &f->translation;
 	__u32 ifindex = r->ifindex;
 	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
 	enum drop_reason reason;
-	struct conntrack ct;
 
 	if (!d)
 		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_FROM_POD);
-	t.src = d->masquerade;
-	reason = nat_create(&f->packet, &t, c, &ct);
+	t->flags = CT_REWRITE_SRC;
+	t->from_ifindex = skb->ifindex;
+	t->src = d->masquerade;
+	reason = nat_create(&f->packet, t, c, &f->entry);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
-	if (nat_rewrite(skb, &f->packet, &ct))
+	if (nat_rewrite(skb, &f->packet, &f->entry))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
 	if (ttl_decrement(skb, &f->packet))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
@@ -124,13 +122,8 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 {
 	struct packet *p = &f->packet;
 	struct service *s = service_get(id);
-	struct translation t = {
-		.flags = CT_REWRITE_DST,
-		.from_ifindex = skb->ifindex,
-		.service = id,
-	};
+	struct translation *t = &f->translation;
 	enum drop_reason reason;
-	struct conntrack ct;
 	struct backend *b;
 	__u32 index;
 
@@ -139,24 +132,27 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_POD);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_POD);
-	t.dst = b->addr;
-	t.dport = b->port;
-	t.to_ifindex = flow_device(&t.dst);
-	if (!t.to_ifindex && node_is_local(&t.dst))
-		t.flags |= CT_TO_HOST;
-	if (addr_equal(&t.dst, &p->src)) {
+	t->flags = CT_REWRITE_DST;
+	t->from_ifindex = skb->ifindex;
+	t->service = id;
+	t->dst = b->addr;
+	t->dport = b->port;
+	t->to_ifindex = flow_device(&t->dst);
+	if (!t->to_ifindex && node_is_local(&t->dst))
+		t->flags |= CT_TO_HOST;
+	if (addr_equal(&t->dst, &p->src)) {
 		/* A pod would answer itself directly, and not the Service. */
-		t.flags |= CT_REWRITE_SRC;
-		config_addr(&t.src, &router_addr);
+		t->flags |= CT_REWRITE_SRC;
+		config_addr(&t->src, &router_addr);
 	}
-	reason = nat_create(p, &t, c, &ct);
+	reason = nat_create(p, t, c, &f->entry);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
-	if (nat_rewrite(skb, p, &ct))
+	if (nat_rewrite(skb, p, &f->entry))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-	if (t.to_ifindex)
-		return bpf_redirect_peer(t.to_ifindex, 0);
-	return t.flags & CT_TO_HOST ? TC_ACT_OK : leave(skb, p);
+	if (t->to_ifindex)
+		return bpf_redirect_peer(t->to_ifindex, 0);
+	return t->flags & CT_TO_HOST ? TC_ACT_OK : leave(skb, p);
 }
 
 /* begin sends the first packet of a flow. */
@@ -224,10 +220,12 @@ SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
 	const struct control *c = control_get();
-	struct flow f = {};
+	struct flow *f = flow_new();
 	struct conntrack *ct;
 
-	switch (parse(skb, &f.packet)) {
+	if (!c || !f)
+		return TC_ACT_SHOT;
+	switch (parse(skb, &f->packet)) {
 	case KIND_IPV4:
 		break;
 	case KIND_ARP:
@@ -239,49 +237,47 @@ int from_pod(struct __sk_buff *skb)
 	default:
 		return flow_drop(skb, DROP_MALFORMED, PLACE_FROM_POD);
 	}
-	if (!c)
-		return TC_ACT_SHOT;
-	if (!f.packet.has_ports)
-		return portless(skb, &f.packet);
-	ct = flow_find(&f);
+	if (!f->packet.has_ports)
+		return portless(skb, &f->packet);
+	ct = flow_find(f);
 	/* The entry knows the device of the pod: another pod that uses its
 	 * address takes the long way, where it is found out.
 	 */
-	if (ct && ct->ifindex[f.from & 1] == skb->ifindex &&
-	    !flow_begins_anew(&f, ct))
-		return known(skb, &f, ct, c);
-	if (ct && ct->epoch != c->epoch && source_ours(skb, &f.packet) &&
-	    !flow_begins_anew(&f, ct))
-		return known(skb, &f, ct, c);
-	return begin(skb, &f, c);
+	if (ct && ct->ifindex[f->from & 1] == skb->ifindex &&
+	    !flow_begins_anew(f, ct))
+		return known(skb, f, ct, c);
+	if (ct && ct->epoch != c->epoch && source_ours(skb, &f->packet) &&
+	    !flow_begins_anew(f, ct))
+		return known(skb, f, ct, c);
+	return begin(skb, f, c);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
 	const struct control *c = control_get();
-	struct flow f = {};
+	struct flow *f = flow_new();
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || parse(skb, &f.packet) != KIND_IPV4 || !f.packet.has_ports)
+	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4 || !f->packet.has_ports)
 		return TC_ACT_OK;
-	ct = flow_find(&f);
-	if (!ct || flow_begins_anew(&f, ct)) {
-		flow_track(&f, c,
-			   node_is_local(&f.packet.src) ? CT_FROM_HOST : 0, 0,
+	ct = flow_find(f);
+	if (!ct || flow_begins_anew(f, ct)) {
+		flow_track(f, c,
+			   node_is_local(&f->packet.src) ? CT_FROM_HOST : 0, 0,
 			   skb->ifindex);
 		return TC_ACT_OK;
 	}
-	if (!conntrack_applies(ct, f.from))
+	if (!conntrack_applies(ct, f->from))
 		return TC_ACT_OK;
 	before = ct->flags;
-	flow_seen(ct, &f, c);
+	flow_seen(ct, f, c);
 	if (!conntrack_translated(ct)) {
-		flow_ended(ct, &f);
+		flow_ended(ct, f);
 		return TC_ACT_OK;
 	}
-	if (flow_translate(skb, &f, ct, before))
+	if (flow_translate(skb, f, ct, before))
 		return flow_drop(skb, DROP_REWRITE, PLACE_TO_POD);
 	return TC_ACT_OK;
 }

@@ -106,6 +106,40 @@ type netdevEndpoint struct {
 	Flags    uint16
 }
 
+type netdevFlow struct {
+	_      structs.HostLayout
+	Packet struct {
+		_        structs.HostLayout
+		Src      netdevAddr
+		Dst      netdevAddr
+		Sport    uint16
+		Dport    uint16
+		L4       uint16
+		Length   uint16
+		Proto    uint8
+		Ttl      uint8
+		Tos      uint8
+		Tcp      uint8
+		Fragment bool
+		HasPorts bool
+		_        [2]byte
+	}
+	Key         netdevConntrackKey
+	From        uint32
+	Translation struct {
+		_           structs.HostLayout
+		Src         netdevAddr
+		Dst         netdevAddr
+		Dport       uint16
+		_           [2]byte
+		Flags       uint32
+		FromIfindex uint32
+		ToIfindex   uint32
+		Service     uint32
+	}
+	Entry netdevConntrack
+}
+
 type netdevFrontend struct {
 	_       structs.HostLayout
 	Service uint32
@@ -179,6 +213,7 @@ const (
 	netdevMapEndpoint       = "endpoint"
 	netdevMapFrontend       = "frontend"
 	netdevMapNode           = "node"
+	netdevMapScratch        = "scratch"
 	netdevMapService        = "service"
 	netdevMapSlot           = "slot"
 	netdevProgFromNet       = "from_net"
@@ -254,6 +289,7 @@ type netdevMapSpecs struct {
 	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
 	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
+	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Service   *ebpf.MapSpec `ebpf:"service"`
 	Slot      *ebpf.MapSpec `ebpf:"slot"`
 }
@@ -303,6 +339,7 @@ type netdevMaps struct {
 	Endpoint  *ebpf.Map `ebpf:"endpoint"`
 	Frontend  *ebpf.Map `ebpf:"frontend"`
 	Node      *ebpf.Map `ebpf:"node"`
+	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Service   *ebpf.Map `ebpf:"service"`
 	Slot      *ebpf.Map `ebpf:"slot"`
 }
@@ -316,6 +353,7 @@ func (m *netdevMaps) Close() error {
 		m.Endpoint,
 		m.Frontend,
 		m.Node,
+		m.Scratch,
 		m.Service,
 		m.Slot,
 	)

@@ -23,6 +23,7 @@ const (
 	podMapEndpoint       = "endpoint"
 	podMapFrontend       = "frontend"
 	podMapNode           = "node"
+	podMapScratch        = "scratch"
 	podMapService        = "service"
 	podMapSlot           = "slot"
 	podProgFromPod       = "from_pod"
@@ -98,6 +99,7 @@ type podMapSpecs struct {
 	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
 	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
+	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
 	Service   *ebpf.MapSpec `ebpf:"service"`
 	Slot      *ebpf.MapSpec `ebpf:"slot"`
 }
@@ -147,6 +149,7 @@ type podMaps struct {
 	Endpoint  *ebpf.Map `ebpf:"endpoint"`
 	Frontend  *ebpf.Map `ebpf:"frontend"`
 	Node      *ebpf.Map `ebpf:"node"`
+	Scratch   *ebpf.Map `ebpf:"scratch"`
 	Service   *ebpf.Map `ebpf:"service"`
 	Slot      *ebpf.Map `ebpf:"slot"`
 }
@@ -160,6 +163,7 @@ func (m *podMaps) Close() error {
 		m.Endpoint,
 		m.Frontend,
 		m.Node,
+		m.Scratch,
 		m.Service,
 		m.Slot,
 	)

@@ -44,11 +44,13 @@ func newWorld(t *testing.T) *world {
 		w.sysctl("net/ipv4/conf/all/rp_filter", "0")
 		w.sysctl("net/ipv4/conf/default/rp_filter", "0")
 		var err error
-		w.objects, err = load.Open(testConfig)
-		if err != nil {
-			t.Fatal(err)
+		if w.objects, err = load.Open(testConfig); err != nil {
+			t.Errorf("%+v", err)
 		}
 	})
+	if w.objects == nil {
+		t.FailNow()
+	}
 	t.Cleanup(func() { w.objects.Close() })
 	w.row(abi.MapNode, abi.AddrFrom(router), abi.Node{Flags: abi.NodeLocal})
 	w.childCgroup()
