@@ -74,7 +74,9 @@ func (r *Runtime) ended(rec *record, code int32, at time.Time) {
 
 // lost records the end of a container whose exit code nobody knows any more, for instance after a reboot.
 func (r *Runtime) lost(rec *record) {
+	rec.mu.Lock()
 	s := rec.state
+	rec.mu.Unlock()
 	s.State, s.Pid, s.ExitCode, s.Ended, s.Reason = container.Exited, 0, 137, time.Now().UTC(), "ContainerStatusUnknown"
 	s.Message = "The container could not be located when the node was restarted. The container used to be Running"
 	r.finish(r.ctx, rec, s)
