@@ -86,7 +86,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	if err := d.objects.AttachSock(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	services, err := newServices(cfg, d.maps, d.nodes)
+	services, err := newServices(cfg, d.maps, d.flows, d.nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +97,11 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	}
 	d.done.Go(func() { d.watchHost(ctx, host) })
 	d.done.Go(func() { d.flows.Run(ctx) })
+	d.done.Go(func() {
+		if err := d.pods.Reconnect(ctx); err != nil {
+			cfg.Logger.Warn("pods keep the programs of the process before", "error", err)
+		}
+	})
 	d.done.Go(func() { services.run(ctx, d.synced) })
 	return d, nil
 }

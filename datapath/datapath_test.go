@@ -453,6 +453,34 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
+// TestFilters attaches the uplink's programs the way that kernels before 6.6 need it, and takes them off again.
+func TestFilters(t *testing.T) {
+	n := startNode(t)
+	a := n.addPod(t, "a")
+	n.addService(t, "one", "10.96.0.7", 30080, a)
+	link, err := netlink.LinkByName("up0")
+	must(t, err)
+	index := link.Attrs().Index
+	must(t, n.objects.DetachNetdev(index))
+	if _, _, err := ask(t, outside, "tcp4", "192.0.2.1:30080"); err == nil {
+		t.Fatal("a node port answers without programs")
+	}
+	for range 2 {
+		must(t, programs{n.objects}.filter(index, netdevPrograms))
+	}
+	assertAnswer(t, outside, "tcp4", "192.0.2.1:30080", a)
+	for range 2 {
+		must(t, podnet.DetachFilters(index))
+	}
+	qdiscs, err := netlink.QdiscList(link)
+	must(t, err)
+	for _, q := range qdiscs {
+		if q.Type() == "clsact" {
+			t.Error("clsact is left")
+		}
+	}
+}
+
 func TestRestart(t *testing.T) {
 	n := startNode(t)
 	a := n.addPod(t, "a")

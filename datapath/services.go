@@ -56,8 +56,8 @@ type services struct {
 	nodesDirty bool
 }
 
-func newServices(cfg Config, m *bpfmap.Maps, remote *nodes) (*services, error) {
-	table, err := reconcile.Restore(m)
+func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nodes) (*services, error) {
+	table, err := reconcile.Restore(m, flows.ForgetBackend)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,20 @@ func (f Flow) Touches(a netip.Addr) bool {
 		f.Value.Flags&abi.CTRewriteDst != 0 && f.Value.Dst == addr
 }
 
+// Backend returns the address and port that serve a translated flow, and whether the flow is one.
+func (f Flow) Backend() (netip.AddrPort, bool) {
+	switch {
+	case f.Value.Flags&(abi.CTRewriteSrc|abi.CTRewriteDst) == 0:
+		return netip.AddrPort{}, false
+	case f.Value.Flags&abi.CTReplySide != 0:
+		_, to := f.Ends()
+		return to, true
+	case f.Value.Flags&abi.CTRewriteDst != 0:
+		return netip.AddrPortFrom(f.Value.Dst.Netip(), abi.HostPort(f.Value.Dport)), true
+	}
+	return netip.AddrPort{}, false
+}
+
 // Flows calls fn for every flow until it returns false. Flows that begin or end meanwhile may be seen or not.
 func (m *Maps) Flows(fn func(Flow) bool) error {
 	return m.conntrack.each(func(k abi.ConntrackKey, v abi.Conntrack) bool { return fn(Flow{k, v}) })

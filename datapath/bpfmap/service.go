@@ -25,8 +25,26 @@ type Service struct {
 
 // PutSlot writes the backend at a place of a service.
 func (m *Maps) PutSlot(service, index uint32, b desired.Backend) error {
-	return m.slot.put(abi.SlotKey{Service: service, Index: index},
-		abi.Backend{Addr: abi.AddrFrom(b.Address.Addr()), Port: abi.Port(b.Address.Port())})
+	return m.slot.put(abi.SlotKey{Service: service, Index: index}, backendOf(b))
+}
+
+// Slot is a place of a service and the backend at it.
+type Slot struct {
+	Service, Index uint32
+	Backend        desired.Backend
+}
+
+// PutSlots writes many places at once. After an error any of them may be written.
+func (m *Maps) PutSlots(slots []Slot) error {
+	keys, values := make([]abi.SlotKey, len(slots)), make([]abi.Backend, len(slots))
+	for i, s := range slots {
+		keys[i], values[i] = abi.SlotKey{Service: s.Service, Index: s.Index}, backendOf(s.Backend)
+	}
+	return m.slot.putAll(keys, values)
+}
+
+func backendOf(b desired.Backend) abi.Backend {
+	return abi.Backend{Addr: abi.AddrFrom(b.Address.Addr()), Port: abi.Port(b.Address.Port())}
 }
 
 // DeleteSlot removes a place of a service.
@@ -39,12 +57,39 @@ func (m *Maps) PutService(id, slots, revision uint32) error {
 	return m.service.put(id, abi.Service{Backends: slots, Revision: revision})
 }
 
+// ServiceRow is a service and how many slots it has.
+type ServiceRow struct{ ID, Slots, Revision uint32 }
+
+// PutServices writes many services at once. After an error any of them may be written.
+func (m *Maps) PutServices(services []ServiceRow) error {
+	keys, values := make([]uint32, len(services)), make([]abi.Service, len(services))
+	for i, s := range services {
+		keys[i], values[i] = s.ID, abi.Service{Backends: s.Slots, Revision: s.Revision}
+	}
+	return m.service.putAll(keys, values)
+}
+
 // DeleteService makes a service one without slots. Its row cannot go away: services are an array.
 func (m *Maps) DeleteService(id uint32) error { return m.service.put(id, abi.Service{}) }
 
 // PutFrontend leads an address and port to a service.
 func (m *Maps) PutFrontend(f desired.Frontend, service uint32) error {
 	return m.frontend.put(frontendKey(f), abi.Frontend{Service: service})
+}
+
+// FrontendRow is a frontend and the service that it leads to.
+type FrontendRow struct {
+	Frontend desired.Frontend
+	Service  uint32
+}
+
+// PutFrontends writes many frontends at once. After an error any of them may be written.
+func (m *Maps) PutFrontends(frontends []FrontendRow) error {
+	keys, values := make([]abi.FrontendKey, len(frontends)), make([]abi.Frontend, len(frontends))
+	for i, f := range frontends {
+		keys[i], values[i] = frontendKey(f.Frontend), abi.Frontend{Service: f.Service}
+	}
+	return m.frontend.putAll(keys, values)
 }
 
 // DeleteFrontend removes an address and port.

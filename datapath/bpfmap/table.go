@@ -12,6 +12,8 @@ import (
 type table[K comparable, V any] interface {
 	// put writes a row, replacing the one that is there.
 	put(K, V) error
+	// putAll writes many rows. After an error any of them may be written.
+	putAll([]K, []V) error
 	// delete removes a row; a missing one is no error.
 	delete(K) error
 	// get returns a row and whether it is there.
@@ -25,6 +27,16 @@ type kernelTable[K comparable, V any] struct{ m *ebpf.Map }
 
 func (t kernelTable[K, V]) put(k K, v V) error {
 	if err := t.m.Put(&k, &v); err != nil {
+		return fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return nil
+}
+
+func (t kernelTable[K, V]) putAll(keys []K, values []V) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	if _, err := t.m.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("map %s: %w", t.name(), err)
 	}
 	return nil
@@ -92,6 +104,15 @@ func (t *memoryTable[K, V]) put(k K, v V) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.rows[k] = v
+	return nil
+}
+
+func (t *memoryTable[K, V]) putAll(keys []K, values []V) error {
+	for i := range keys {
+		if err := t.put(keys[i], values[i]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

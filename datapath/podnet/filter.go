@@ -18,10 +18,7 @@ const (
 // egress what it sends. It serves kernels before 6.6, which have no links for this, and replaces the filters it attached before.
 // They hold the programs without any pin, and go with the device.
 func AttachFilters(ifindex, ingress, egress int) error {
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: ifindex, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
-	}}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := netlink.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("clsact on device %d: %w", ifindex, err)
 	}
 	// What arrives is handled last: by then replies find their way out.
@@ -36,13 +33,39 @@ func AttachFilters(ifindex, ingress, egress int) error {
 
 // DetachFilters removes what AttachFilters attached, and leaves the filters of others. A device that is gone is no error.
 func DetachFilters(ifindex int) error {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
+	others := 0
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		err := netlink.FilterDel(filter(ifindex, parent, -1))
-		if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("remove filter of device %d: %w", ifindex, err)
+		filters, err := netlink.FilterList(link, parent)
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil // no device, or nothing that could hold filters
+		}
+		if err != nil {
+			return fmt.Errorf("filters of device %d: %w", ifindex, err)
+		}
+		for _, f := range filters {
+			if bpf, ok := f.(*netlink.BpfFilter); !ok || bpf.Name != filterName {
+				others++
+				continue
+			}
+			if err := netlink.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("remove filter of device %d: %w", ifindex, err)
+			}
 		}
 	}
+	if others > 0 {
+		return nil
+	}
+	if err := netlink.QdiscDel(clsact(ifindex)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("remove clsact of device %d: %w", ifindex, err)
+	}
 	return nil
+}
+
+func clsact(ifindex int) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
+	}}
 }
 
 func filter(ifindex int, parent uint32, program int) *netlink.BpfFilter {

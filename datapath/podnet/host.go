@@ -290,6 +290,11 @@ func Cleanup(dir string) error {
 	for _, e := range entries {
 		errs = append(errs, removeNamespace(filepath.Join(dir, e.Name())))
 	}
+	uplinks, err := listUplinks()
+	errs = append(errs, err)
+	for _, u := range uplinks {
+		errs = append(errs, DetachFilters(u.Index))
+	}
 	errs = append(errs, deleteDevices(), cleanupRoutes(), recordIn(filepath.Dir(dir)).restore())
 	return errors.Join(errs...)
 }

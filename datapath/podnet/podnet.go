@@ -225,6 +225,35 @@ func (m *Manager) connect(d device) error {
 	return d.configureHost(m.host, m.router)
 }
 
+// Reconnect gives the pods that an earlier process attached the programs and rows of this one. Their traffic goes on
+// meanwhile. It returns the errors of all pods joined, and stops early when ctx ends.
+func (m *Manager) Reconnect(ctx context.Context) error {
+	devices, err := podDevices(m.host)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range devices {
+		if ctx.Err() != nil || !d.finished() {
+			continue
+		}
+		if err := m.reconnect(d.uid); err != nil {
+			errs = append(errs, fmt.Errorf("network of pod %s: %w", d.pod, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) reconnect(uid string) error {
+	defer m.lock(uid)()
+	// The device may have been removed since it was listed.
+	d, err := findDevice(m.host, deviceName(uid))
+	if err != nil || !d.finished() {
+		return err
+	}
+	return m.connect(d)
+}
+
 // Detach removes the pod's network; a pod without one is no error. The pod's processes must be dead.
 func (m *Manager) Detach(_ context.Context, uid string) error {
 	defer m.lock(uid)()

@@ -219,6 +219,12 @@ func TestAttachIsIdempotentAndAdopted(t *testing.T) {
 	if b := attach(t, second, "uid-b"); b.IPs[0] == a.IPs[0] {
 		t.Fatalf("%s handed out twice", a.IPs[0])
 	}
+	if err := second.Reconnect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(kernel.endpoints) != 2 || len(kernel.attached) != 2 {
+		t.Errorf("not reconnected: endpoints %v, programs %v", kernel.endpoints, kernel.attached)
+	}
 	if again := attach(t, second, "uid-a"); again.IPs[0] != a.IPs[0] || again.NetNS != a.NetNS {
 		t.Errorf("after a restart: %+v, before: %+v", again, a)
 	}

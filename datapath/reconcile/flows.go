@@ -22,22 +22,63 @@ type Flows struct {
 	logger *slog.Logger
 	wake   chan struct{}
 
-	mu sync.Mutex
-	// forgotten are addresses whose flows are to go at once.
-	forgotten map[netip.Addr]struct{}
+	mu        sync.Mutex
+	forgotten forgotten
 	live      int
+}
+
+// forgotten is whose flows are to go at once.
+type forgotten struct {
+	// addresses lose all their flows; backends lose the translated UDP flows that lead to them.
+	addresses map[netip.Addr]struct{}
+	backends  map[netip.AddrPort]struct{}
+}
+
+func newForgotten() forgotten {
+	return forgotten{addresses: map[netip.Addr]struct{}{}, backends: map[netip.AddrPort]struct{}{}}
+}
+
+// has says whether the flow is one of theirs.
+func (f forgotten) has(flow bpfmap.Flow) bool {
+	for a := range f.addresses {
+		if flow.Touches(a) {
+			return true
+		}
+	}
+	if len(f.backends) == 0 || desired.Protocol(flow.Key.Proto) != desired.UDP {
+		return false
+	}
+	backend, ok := flow.Backend()
+	if !ok {
+		return false
+	}
+	_, gone := f.backends[backend]
+	return gone
 }
 
 // NewFlows returns the collector of the flow table. Run does its work.
 func NewFlows(m *bpfmap.Maps, logger *slog.Logger) *Flows {
-	return &Flows{maps: m, logger: logger, wake: make(chan struct{}, 1), forgotten: map[netip.Addr]struct{}{}}
+	return &Flows{maps: m, logger: logger, wake: make(chan struct{}, 1), forgotten: newForgotten()}
 }
 
 // Forget removes all flows of an address, soon. Many addresses at a time cost no more than one. Safe for concurrent use.
 func (f *Flows) Forget(a netip.Addr) {
 	f.mu.Lock()
-	f.forgotten[a] = struct{}{}
+	f.forgotten.addresses[a] = struct{}{}
 	f.mu.Unlock()
+	f.signal()
+}
+
+// ForgetBackend removes, soon, the UDP flows that were translated to a backend, so that the next datagram of each chooses
+// another. Safe for concurrent use.
+func (f *Flows) ForgetBackend(b netip.AddrPort) {
+	f.mu.Lock()
+	f.forgotten.backends[b] = struct{}{}
+	f.mu.Unlock()
+	f.signal()
+}
+
+func (f *Flows) signal() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -76,14 +117,14 @@ func (f *Flows) Run(ctx context.Context) {
 // walking makes the kernel's walk start over.
 func (f *Flows) sweep(generation uint32) error {
 	f.mu.Lock()
-	forgotten := f.forgotten
-	f.forgotten = map[netip.Addr]struct{}{}
+	gone := f.forgotten
+	f.forgotten = newForgotten()
 	f.mu.Unlock()
 
 	live := 0
 	var over []bpfmap.Flow
 	err := f.maps.Flows(func(flow bpfmap.Flow) bool {
-		if touchesAny(flow, forgotten) || expired(flow, generation) {
+		if gone.has(flow) || expired(flow, generation) {
 			over = append(over, flow)
 			return true
 		}
@@ -94,7 +135,7 @@ func (f *Flows) sweep(generation uint32) error {
 		return err
 	}
 	for _, flow := range over {
-		kept, err := f.remove(flow, forgotten, generation)
+		kept, err := f.remove(flow, gone, generation)
 		if err != nil {
 			return err
 		}
@@ -110,7 +151,7 @@ func (f *Flows) sweep(generation uint32) error {
 
 // remove deletes a flow unless a packet came meanwhile. The two sides of a translated flow go together: one that is idle
 // stays as long as its other side lives.
-func (f *Flows) remove(flow bpfmap.Flow, forgotten map[netip.Addr]struct{}, generation uint32) (kept bool, err error) {
+func (f *Flows) remove(flow bpfmap.Flow, gone forgotten, generation uint32) (kept bool, err error) {
 	now, exists, err := f.maps.Flow(flow.Key)
 	if err != nil || !exists {
 		return false, err
@@ -122,7 +163,7 @@ func (f *Flows) remove(flow bpfmap.Flow, forgotten map[netip.Addr]struct{}, gene
 			return false, err
 		}
 	}
-	if !touchesAny(now, forgotten) {
+	if !gone.has(now) {
 		if !expired(now, generation) || paired && !expired(other, generation) {
 			return true, nil
 		}
@@ -133,15 +174,6 @@ func (f *Flows) remove(flow bpfmap.Flow, forgotten map[netip.Addr]struct{}, gene
 		}
 	}
 	return false, f.maps.DeleteFlow(now.Key)
-}
-
-func touchesAny(flow bpfmap.Flow, addresses map[netip.Addr]struct{}) bool {
-	for a := range addresses {
-		if flow.Touches(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // How long a flow may be silent. An established TCP connection outlives the two hours after which the kernel's keepalive asks.

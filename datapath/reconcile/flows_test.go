@@ -130,3 +130,30 @@ func TestForgetTakesBothSides(t *testing.T) {
 		t.Errorf("another pod's flow is there: %t, %v; %d live", ok, err, f.Live())
 	}
 }
+
+func TestForgetBackendTakesItsUDPFlows(t *testing.T) {
+	m := bpfmap.Fake(nil)
+	front := rewritten(flowBetween(desired.UDP, "198.51.100.1:4000", "192.0.2.1:30053", abi.CTReplied, 7), "", "10.244.0.2:53")
+	back := rewritten(flowBetween(desired.UDP, "198.51.100.1:4000", "10.244.0.2:53", abi.CTReplySide, 7), "192.0.2.1:30053", "")
+	direct := flowBetween(desired.UDP, "10.244.0.3:4000", "10.244.0.2:53", abi.CTReplied, 7)
+	tcp, _ := nodePortFlow(7, 7)
+	for _, f := range []bpfmap.Flow{front, back, direct, tcp} {
+		if err := m.PutFlow(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := NewFlows(m, quiet)
+	f.ForgetBackend(netip.MustParseAddrPort("10.244.0.2:53"))
+	f.ForgetBackend(netip.MustParseAddrPort("10.244.0.2:8080"))
+	if err := f.sweep(7); err != nil {
+		t.Fatal(err)
+	}
+	for _, kept := range []bpfmap.Flow{direct, tcp} {
+		if _, ok, err := m.Flow(kept.Key); !ok || err != nil {
+			t.Errorf("%v is gone, %v", kept.Key, err)
+		}
+	}
+	if f.Live() != 2 {
+		t.Errorf("%d live", f.Live())
+	}
+}

@@ -10,6 +10,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/skep-io/skep/datapath/bpfmap"
@@ -28,20 +29,24 @@ type Services struct {
 
 	services  serviceTable
 	frontends frontendTable
+	// removed is told of each UDP backend that left a service's slots; it may be nil.
+	removed func(netip.AddrPort)
 }
 
 // Owner is the Service object that rows come from.
 type Owner struct{ Namespace, Name string }
 
 // Restore reads the tables that an earlier process left in the kernel, so that its ids go on to mean the same and live
-// connections do not move. What is restored stays in the kernel until Prune.
-func Restore(m *bpfmap.Maps) (*Services, error) {
+// connections do not move. What is restored stays in the kernel until Prune. removed, unless nil, is told of each UDP backend
+// that leaves a Service: with TCP a connection ends when its server does, but a datagram flow would go on into the void.
+func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 	kernel, err := m.Services()
 	if err != nil {
 		return nil, fmt.Errorf("restore services: %w", err)
 	}
 	return &Services{
 		maps:      m,
+		removed:   removed,
 		desired:   map[desired.PortName]desired.Service{},
 		owned:     map[Owner][]desired.PortName{},
 		dirty:     map[desired.PortName]struct{}{},
@@ -86,6 +91,7 @@ func (t *Services) Pending() bool { return len(t.dirty)+len(t.frontends.dirty) >
 // joins at most ten causes; what they concern stays pending.
 func (t *Services) Apply() error {
 	var errs failures
+	t.bulk()
 	// 1 and 2: slots, then the service that counts them. Until both are written no frontend may lead there.
 	for name := range t.dirty {
 		row, wanted := t.desired[name]

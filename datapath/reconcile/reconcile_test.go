@@ -33,7 +33,7 @@ func owner(name string) Owner { return Owner{"ns", name} }
 
 func restore(t *testing.T, m *bpfmap.Maps) *Services {
 	t.Helper()
-	s, err := Restore(m)
+	s, err := Restore(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,6 +280,65 @@ func TestFaults(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("in round %d", round)
 		}
+	}
+}
+
+// TestBulk compares many Services written at once with the same ones written one by one, also when the kernel refuses some.
+func TestBulk(t *testing.T) {
+	fail := false
+	writes := 0
+	m := bpfmap.Fake(func(string, string) error {
+		if writes++; fail && writes%50 == 0 {
+			return errors.New("injected")
+		}
+		return nil
+	})
+	s, one := restore(t, m), bpfmap.Fake(nil)
+	single := restore(t, one)
+	random := rand.New(rand.NewPCG(5, 6))
+	for i := range 3 * bulkMin {
+		name := fmt.Sprint("s", i)
+		rows := []desired.Service{randomRow(random, name)}
+		s.Set(owner(name), rows)
+		single.Set(owner(name), rows)
+		apply(t, single)
+	}
+	fail = true
+	if err := s.Apply(); err == nil {
+		t.Fatal("no write failed")
+	}
+	fail = false
+	apply(t, s)
+	want, err := one.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	assertDump(t, m, want)
+}
+
+func TestRemovedUDPBackendsAreReported(t *testing.T) {
+	var removed []netip.AddrPort
+	s, err := Restore(bpfmap.Fake(nil), func(b netip.AddrPort) { removed = append(removed, b) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp := func(backends string) []desired.Service {
+		r := row("a", "10.96.0.1:53", backends)
+		for i := range r.Backends {
+			r.Backends[i].Protocol = desired.UDP
+		}
+		return []desired.Service{r}
+	}
+	for _, rows := range [][]desired.Service{
+		udp("10.1.0.1:53 10.1.0.2:53"), udp("10.1.0.2:53 10.1.0.3:53"), nil,
+		{row("t", "10.96.0.2:53", "10.1.0.1:53")}, nil,
+	} {
+		s.Set(owner("a"), rows)
+		apply(t, s)
+	}
+	slices.SortFunc(removed, netip.AddrPort.Compare)
+	if got, want := fmt.Sprint(removed), "[10.1.0.1:53 10.1.0.2:53 10.1.0.3:53]"; got != want {
+		t.Errorf("removed %s, want %s", got, want)
 	}
 }
 

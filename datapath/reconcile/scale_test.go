@@ -58,7 +58,7 @@ func newTable(b *testing.B) *reconcile.Services {
 		b.Fatal(err)
 	}
 	b.Cleanup(maps.Close)
-	table, err := reconcile.Restore(maps)
+	table, err := reconcile.Restore(maps, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -97,6 +97,7 @@ func (t *serviceTable) unref(id uint32) {
 // writeService writes the slots that differ, and then the service.
 func (t *Services) writeService(row desired.Service) error {
 	s := t.services.of(row, &t.frontends)
+	before := slices.Clone(s.slots)
 	want := arrange(s.slots, row.Backends)
 	changed := false
 	for i, b := range want {
@@ -121,8 +122,21 @@ func (t *Services) writeService(row desired.Service) error {
 		}
 		s.counted = len(want)
 	}
+	t.reportRemoved(before, row.Backends)
 	// Only now that nobody looks there any more.
 	return t.deleteSlots(s, len(want))
+}
+
+// reportRemoved tells of the UDP backends that are in before but not in now. No new flow chooses them any more.
+func (t *Services) reportRemoved(before, now []desired.Backend) {
+	if t.removed == nil {
+		return
+	}
+	for _, b := range before {
+		if b.Protocol == desired.UDP && !slices.Contains(now, b) {
+			t.removed(b.Address)
+		}
+	}
 }
 
 // deleteSlots deletes a service's slots from the last one down to keep.
@@ -146,9 +160,11 @@ func (t *Services) deleteService(name desired.PortName) error {
 	if s.fronts > 0 {
 		return errStillReached
 	}
+	before := slices.Clone(s.slots)
 	if err := t.erase(s); err != nil {
 		return err
 	}
+	t.reportRemoved(before, nil)
 	delete(t.services.actual, name)
 	return nil
 }
