@@ -22,6 +22,8 @@ import (
 	"github.com/skep-io/skep/control/controller"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated and served all the same: that is what this is about.
+
 // newServer is a fake API server that also does what the loops rely on: names from prefixes, UIDs, resource versions, bindings.
 func newServer() *fake.Clientset {
 	client := fake.NewClientset()

@@ -21,6 +21,8 @@ import (
 	"github.com/skep-io/skep/control/controller/queue"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated and served all the same: that is what this is about.
+
 const (
 	workers = 5
 	// The label by which upstream marks the objects of this loop, so that they can be told from those that people write.

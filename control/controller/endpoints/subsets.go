@@ -13,6 +13,8 @@ import (
 	endpointsliceutil "k8s.io/endpointslice/util"
 )
 
+//lint:file-ignore SA1019 Endpoints are deprecated and served all the same: that is what this is about.
+
 // subsets computes the addresses of a Service from the pods that its selector matches: one subset for each set of ports that pods offer
 // (a named target port may be another number in another pod), everything sorted so that equal inputs give equal objects.
 func subsets(service *corev1.Service, pods []*corev1.Pod) []corev1.EndpointSubset {
