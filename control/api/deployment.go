@@ -12,6 +12,8 @@ import (
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/control/api/podspec"
 )
 
 func deploymentResource() *Resource {
@@ -51,7 +53,7 @@ func deploymentResource() *Resource {
 }
 
 func defaultDeployment(d *appsv1.Deployment) {
-	defaultPodSpec(&d.Spec.Template.Spec)
+	podspec.SetDefaults(&d.Spec.Template.Spec)
 	fill(&d.Spec.Replicas, 1)
 	fill(&d.Spec.RevisionHistoryLimit, 10)
 	fill(&d.Spec.ProgressDeadlineSeconds, 600)

@@ -7,6 +7,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/control/api/podspec"
 )
 
 func podResource() *Resource {
@@ -22,16 +25,24 @@ func podResource() *Resource {
 		NewList:                  func() runtime.Object { return &corev1.PodList{} },
 		HasStatus:                true,
 		AllowUnconditionalUpdate: true,
-		Default:                  set(defaultPod),
-		PrepareForCreate:         set(preparePod),
-		PrepareForUpdate:         setFrom(preparePodUpdate),
-		PrepareForStatusUpdate:   setFrom(preparePodStatus),
+		Default:                  set(podspec.SetPodDefaults),
+		PrepareForCreate:         set(podspec.PrepareForCreate),
+		PrepareForUpdate:         setFrom(podspec.PrepareForUpdate),
+		PrepareForStatusUpdate:   setFrom(podspec.PrepareForStatusUpdate),
+		Validate:                 one(podspec.ValidatePod),
+		ValidateUpdate:           two(podspec.ValidatePodUpdate),
+		ValidateStatusUpdate:     two(podspec.ValidatePodStatusUpdate),
+		Warnings:                 one(podWarnings),
 		ValidateName:             validation.NameIsDNSSubdomain,
 		SelectableFields:         one(podFields),
 		FieldAliases:             map[string]string{"status.podIPs": "status.podIPs", "spec.host": "spec.nodeName"},
 		Columns:                  podColumns(),
 		Cells:                    one(podCells),
 	}
+}
+
+func podWarnings(p *corev1.Pod) []string {
+	return podspec.Warnings(&p.Spec, field.NewPath("spec"))
 }
 
 func podFields(p *corev1.Pod) fields.Set {

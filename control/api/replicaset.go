@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/control/api/podspec"
 )
 
 func replicaSetResource() *Resource {
@@ -26,7 +28,7 @@ func replicaSetResource() *Resource {
 		HasScale:                 true,
 		AllowUnconditionalUpdate: true,
 		Default: set(func(rs *appsv1.ReplicaSet) {
-			defaultPodSpec(&rs.Spec.Template.Spec)
+			podspec.SetDefaults(&rs.Spec.Template.Spec)
 			fill(&rs.Spec.Replicas, 1)
 		}),
 		ValidateName: validation.NameIsDNSSubdomain,
