@@ -49,6 +49,31 @@ type Config struct {
 	Logger  *slog.Logger
 }
 
+// validate names the field that cannot be worked with.
+func (c Config) validate() error {
+	for name, prefix := range map[string]netip.Prefix{
+		"PodCIDR": c.PodCIDR, "ClusterCIDR": c.ClusterCIDR, "ServiceCIDR": c.ServiceCIDR,
+	} {
+		if !prefix.IsValid() || !prefix.Addr().Is4() {
+			return fmt.Errorf("datapath: %s %q: want an IPv4 prefix", name, prefix)
+		}
+	}
+	if !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
+		return fmt.Errorf("datapath: PodCIDR %s: outside ClusterCIDR %s", c.PodCIDR, c.ClusterCIDR)
+	}
+	if !c.NodeIP.Is4() {
+		return fmt.Errorf("datapath: NodeIP %q: want an IPv4 address", c.NodeIP)
+	}
+	for name, value := range map[string]string{
+		"NodeName": c.NodeName, "BPFDir": c.BPFDir, "CgroupRoot": c.CgroupRoot, "RunDir": c.RunDir,
+	} {
+		if value == "" {
+			return fmt.Errorf("datapath: %s: must not be empty", name)
+		}
+	}
+	return nil
+}
+
 // Datapath is the running network of one node. It is safe for concurrent use.
 type Datapath struct {
 	cfg     Config
@@ -66,6 +91,9 @@ type Datapath struct {
 // from before work. The API's Services follow as soon as the informers have synced: see Synced. Everything stops with ctx; the
 // kernel's state stays. Close waits for that.
 func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(ctx)
 	d := &Datapath{cfg: cfg, synced: make(chan struct{}), stop: stop}
 	defer func() {

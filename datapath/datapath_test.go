@@ -505,6 +505,87 @@ func TestRestart(t *testing.T) {
 	n.awaitDump(t, func(dump string) bool { return !strings.Contains(dump, "endpoint") })
 }
 
+func TestStartRefusesBadConfig(t *testing.T) {
+	good := Config{
+		NodeName: "a", NodeIP: netip.MustParseAddr("192.0.2.1"),
+		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), BPFDir: "/b", CgroupRoot: "/c", RunDir: "/r",
+	}
+	must(t, good.validate())
+	for field, spoil := range map[string]func(*Config){
+		"PodCIDR":     func(c *Config) { c.PodCIDR = netip.MustParsePrefix("10.0.0.0/24") },
+		"ServiceCIDR": func(c *Config) { c.ServiceCIDR = netip.Prefix{} },
+		"NodeIP":      func(c *Config) { c.NodeIP = netip.MustParseAddr("fd00::1") },
+		"RunDir":      func(c *Config) { c.RunDir = "" },
+	} {
+		bad := good
+		spoil(&bad)
+		if _, err := Start(t.Context(), bad); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("a bad %s gives %v", field, err)
+		}
+	}
+}
+
+// holdOpen answers every line of every connection until it is closed.
+func holdOpen(t *testing.T, p pod) {
+	t.Helper()
+	in(t, p.ns, func() error {
+		l, err := net.Listen("tcp4", ":9090")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					_, _ = io.Copy(c, c)
+				}()
+			}
+		}()
+		return nil
+	})
+}
+
+// TestConnectionsOutliveTheProcess holds a connection from pod to pod while the node's process goes and another comes.
+func TestConnectionsOutliveTheProcess(t *testing.T) {
+	n := startNode(t)
+	a, b := n.addPod(t, "a"), n.addPod(t, "b")
+	holdOpen(t, a)
+	var c net.Conn
+	in(t, b.ns, func() (err error) {
+		c, err = net.DialTimeout("tcp4", a.address.String()+":9090", 2*time.Second)
+		return err
+	})
+	defer c.Close()
+	exchangeLine := func(when string) {
+		t.Helper()
+		must(t, c.SetDeadline(time.Now().Add(2*time.Second)))
+		_, err := c.Write([]byte("x"))
+		must(t, err)
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+	}
+	exchangeLine("before")
+	for range 3 {
+		n.Close()
+		exchangeLine("while nobody is there")
+		n.start(t)
+		exchangeLine("after")
+	}
+	for _, p := range []pod{a, b} {
+		if again, err := n.Attach(t.Context(), podnet.Pod{UID: "uid-" + p.name, Namespace: "default", Name: p.name}); err != nil || again.IPs[0] != p.address {
+			t.Errorf("pod %s: %+v, %v", p.name, again, err)
+		}
+	}
+	exchangeLine("after Attach")
+}
+
 // BenchmarkAttach is what the network adds to a pod's start, and to its end.
 func BenchmarkAttach(b *testing.B) {
 	n := startNode(b)

@@ -14,15 +14,8 @@ type Flow struct {
 
 // Ends returns the two ends as packets show them, the one that began the flow first.
 func (f Flow) Ends() (from, to netip.AddrPort) {
-	low, high := f.end(0), f.end(1)
-	if f.Value.Flags&abi.CTFromHigh != 0 {
-		return high, low
-	}
-	return low, high
-}
-
-func (f Flow) end(i int) netip.AddrPort {
-	return netip.AddrPortFrom(f.Key.Addr[i].Netip(), abi.HostPort(f.Key.Port[i]))
+	i := f.Value.From()
+	return f.Key.End(i), f.Key.End(1 - i)
 }
 
 // Touches says whether a is one of the addresses of the flow, as its packets show them or as they are rewritten.
@@ -36,7 +29,7 @@ func (f Flow) Touches(a netip.Addr) bool {
 // Backend returns the address and port that serve a translated flow, and whether the flow is one.
 func (f Flow) Backend() (netip.AddrPort, bool) {
 	switch {
-	case f.Value.Flags&(abi.CTRewriteSrc|abi.CTRewriteDst) == 0:
+	case !f.Value.Translated():
 		return netip.AddrPort{}, false
 	case f.Value.Flags&abi.CTReplySide != 0:
 		_, to := f.Ends()

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"encoding/binary"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -156,9 +155,11 @@ func (f *Flows) remove(flow bpfmap.Flow, gone forgotten, generation uint32) (kep
 	if err != nil || !exists {
 		return false, err
 	}
-	key, translated := otherSide(now)
-	other, paired := bpfmap.Flow{}, false
-	if translated {
+	var key abi.ConntrackKey
+	var other bpfmap.Flow
+	paired := false
+	if now.Value.Translated() {
+		key = now.Value.Other(now.Key)
 		if other, paired, err = f.maps.Flow(key); err != nil {
 			return false, err
 		}
@@ -216,43 +217,4 @@ func idleLimit(flow bpfmap.Flow) time.Duration {
 		return idleUDP
 	}
 	return idleOther
-}
-
-// otherSide returns the key under which the packets of a translated flow are found once they are rewritten.
-func otherSide(flow bpfmap.Flow) (abi.ConntrackKey, bool) {
-	const rewrites = abi.CTRewriteSrc | abi.CTRewriteDst
-	if flow.Value.Flags&rewrites == 0 {
-		return abi.ConntrackKey{}, false
-	}
-	// The packets of a side are those of the end that began the flow; on the reply side, those of the other one.
-	sender := 0
-	if (flow.Value.Flags&abi.CTFromHigh != 0) != (flow.Value.Flags&abi.CTReplySide != 0) {
-		sender = 1
-	}
-	key := abi.ConntrackKey{Proto: flow.Key.Proto}
-	key.Addr[0], key.Port[0] = flow.Key.Addr[sender], flow.Key.Port[sender]
-	key.Addr[1], key.Port[1] = flow.Key.Addr[1-sender], flow.Key.Port[1-sender]
-	if flow.Value.Flags&abi.CTRewriteSrc != 0 {
-		key.Addr[0], key.Port[0] = flow.Value.Src, flow.Value.Sport
-	}
-	if flow.Value.Flags&abi.CTRewriteDst != 0 {
-		key.Addr[1], key.Port[1] = flow.Value.Dst, flow.Value.Dport
-	}
-	if endBelow(key, 1, 0) {
-		key.Addr[0], key.Addr[1] = key.Addr[1], key.Addr[0]
-		key.Port[0], key.Port[1] = key.Port[1], key.Port[0]
-	}
-	return key, true
-}
-
-// endBelow is end_below of bpf/lib/conntrack.h: the order of the two ends in a key.
-func endBelow(key abi.ConntrackKey, i, j int) bool {
-	for word := 12; word >= 0; word -= 4 {
-		a := binary.NativeEndian.Uint32(key.Addr[i].Bytes[word:])
-		b := binary.NativeEndian.Uint32(key.Addr[j].Bytes[word:])
-		if a != b {
-			return a < b
-		}
-	}
-	return key.Port[i] < key.Port[j]
 }

@@ -17,14 +17,9 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 // flowBetween is a flow that from began, last seen at a generation.
 func flowBetween(protocol desired.Protocol, from, to string, flags abi.ConntrackFlag, seen uint32) bpfmap.Flow {
 	f := bpfmap.Flow{Value: abi.Conntrack{Flags: flags, LastSeen: seen}}
-	f.Key.Proto = uint8(protocol)
-	for i, end := range []string{from, to} {
-		a := netip.MustParseAddrPort(end)
-		f.Key.Addr[i], f.Key.Port[i] = abi.AddrFrom(a.Addr()), abi.Port(a.Port())
-	}
-	if endBelow(f.Key, 1, 0) {
-		f.Key.Addr[0], f.Key.Addr[1] = f.Key.Addr[1], f.Key.Addr[0]
-		f.Key.Port[0], f.Key.Port[1] = f.Key.Port[1], f.Key.Port[0]
+	key, index := abi.NewConntrackKey(netip.MustParseAddrPort(from), netip.MustParseAddrPort(to), uint8(protocol))
+	f.Key = key
+	if index == 1 {
 		f.Value.Flags |= abi.CTFromHigh
 	}
 	return f
@@ -52,19 +47,6 @@ func nodePortFlow(seenFront, seenBack uint32) (front, back bpfmap.Flow) {
 	back = rewritten(flowBetween(desired.TCP, "10.244.0.1:61000", "10.244.0.2:8080", abi.CTSyn|abi.CTReplySide, seenBack),
 		"192.0.2.1:30080", "198.51.100.1:4000")
 	return front, back
-}
-
-func TestOtherSide(t *testing.T) {
-	front, back := nodePortFlow(0, 0)
-	if key, ok := otherSide(front); !ok || key != back.Key {
-		t.Errorf("other side of the front: %+v, %t; want %+v", key, ok, back.Key)
-	}
-	if key, ok := otherSide(back); !ok || key != front.Key {
-		t.Errorf("other side of the back: %+v, %t; want %+v", key, ok, front.Key)
-	}
-	if _, ok := otherSide(flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", 0, 0)); ok {
-		t.Error("a flow that is not translated has another side")
-	}
 }
 
 func TestSweep(t *testing.T) {
