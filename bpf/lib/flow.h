@@ -118,32 +118,56 @@ INLINE void flow_seen(struct conntrack *ct, const struct flow *f,
 		flow_decide(ct, f, c);
 	if (news & ~ct->flags)
 		ct->flags |= news;
+	/* Who goes on after a reset did not believe it. */
+	if ((ct->flags & CT_RST) && !(f->packet.tcp & TCP_RST))
+		ct->flags &= ~CT_RST;
+}
+
+/* flow_over tells whether the packet is what follows the last finish: then
+ * both ends know of the end, and the flow need not wait for the collector.
+ * A reset is not enough: it may be forged.
+ */
+INLINE bool flow_over(const struct conntrack *ct, const struct packet *p)
+{
+	__u32 both = CT_FIN_FROM | CT_FIN_TO;
+
+	return (ct->flags & both) == both && !(p->tcp & TCP_FIN);
 }
 
 /* flow_tell gives what ended or answered a translated flow to the entry of
- * its other side. p is the packet after it was rewritten.
+ * its other side, or removes both entries if the flow is over. The packet is
+ * rewritten by now.
  */
-INLINE void flow_tell(const struct packet *p, __u32 news)
+INLINE void flow_tell(const struct flow *f, __u32 news, bool over)
 {
+	const struct packet *p = &f->packet;
 	struct conntrack_key key;
 	struct conntrack *other;
 
 	conntrack_key_of(&key, &p->src, p->sport, &p->dst, p->dport, p->proto);
+	if (over) {
+		bpf_map_delete_elem(&conntrack, &key);
+		bpf_map_delete_elem(&conntrack, &f->key);
+		return;
+	}
 	other = bpf_map_lookup_elem(&conntrack, &key);
 	if (other && (news & ~other->flags))
 		other->flags |= news;
 }
 
-/* flow_translate rewrites a packet of a translated flow. */
+/* flow_translate rewrites a packet of a translated flow. before are the flags
+ * before the packet was seen. The entry may be gone afterwards.
+ */
 INLINE int flow_translate(struct __sk_buff *skb, struct flow *f,
 			  const struct conntrack *ct, __u32 before)
 {
 	__u32 news = ct->flags & ~before;
+	bool over = flow_over(ct, &f->packet);
 
 	if (nat_rewrite(skb, &f->packet, ct))
 		return -1;
-	if (news)
-		flow_tell(&f->packet, news);
+	if (news || over)
+		flow_tell(f, news, over);
 	return 0;
 }
 

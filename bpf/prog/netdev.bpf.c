@@ -97,6 +97,7 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 {
 	bool translated = conntrack_translated(ct);
 	__u32 before = ct->flags;
+	bool to_host;
 	struct route r;
 	__u32 to;
 
@@ -104,6 +105,7 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		return TC_ACT_OK;
 	flow_seen(ct, f, c);
 	to = ct->ifindex[!f->from];
+	to_host = flow_to_host(ct, f->from);
 	if (!translated) {
 		flow_ended(ct, f);
 		return to ? arrive(skb, &f->packet, to) : TC_ACT_OK;
@@ -112,7 +114,7 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
 	if (to)
 		return arrive(skb, &f->packet, to);
-	if (flow_to_host(ct, f->from) || !route_find(skb, &f->packet, &r))
+	if (to_host || !route_find(skb, &f->packet, &r))
 		return TC_ACT_OK;
 	return onward(skb, &f->packet, &r);
 }

@@ -153,6 +153,7 @@ func (o *Objects) attach(dir string, h hook, create func(*ebpf.Program) (link.Li
 			return nil
 		}
 		// The device or cgroup is gone, and its number may have come back.
+		o.logger.Info("link is dead and made anew", "link", path)
 		if err := os.Remove(path); err != nil {
 			return err
 		}

@@ -67,9 +67,8 @@ type Objects struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
 
-	mu      sync.Mutex
-	links   []link.Link // guarded by mu; the ones that are not pinned
-	control sync.Mutex  // held from reading to writing the control map
+	mu    sync.Mutex
+	links []link.Link // guarded by mu; the ones that are not pinned
 }
 
 // Open loads the programs and creates the maps, or takes the ones pinned in
@@ -149,35 +148,6 @@ func (o *Objects) Map(name string) *ebpf.Map { return o.maps[name] }
 
 // Program returns a program by its name in abi, or nil. It belongs to o.
 func (o *Objects) Program(name string) *ebpf.Program { return o.programs[name] }
-
-// BumpEpoch makes every flow decide anew where its next packet goes. Call it
-// after an endpoint or an address of this node was replaced or removed.
-func (o *Objects) BumpEpoch() error {
-	_, err := o.updateControl(func(c *abi.Control) { c.Epoch++ })
-	return err
-}
-
-// Tick begins a new generation of the flow table and returns it. It is the
-// collector's.
-func (o *Objects) Tick() (uint32, error) {
-	c, err := o.updateControl(func(c *abi.Control) { c.Generation++ })
-	return c.Generation, err
-}
-
-func (o *Objects) updateControl(change func(*abi.Control)) (abi.Control, error) {
-	o.control.Lock()
-	defer o.control.Unlock()
-	m := o.maps[abi.MapControl]
-	var c abi.Control
-	if err := m.Lookup(uint32(0), &c); err != nil {
-		return c, fmt.Errorf("map %s: %w", abi.MapControl, err)
-	}
-	change(&c)
-	if err := m.Put(uint32(0), c); err != nil {
-		return c, fmt.Errorf("map %s: %w", abi.MapControl, err)
-	}
-	return c, nil
-}
 
 // Close releases the file descriptors. What is pinned and attached stays.
 func (o *Objects) Close() error {

@@ -122,6 +122,17 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgToNet, tcpFrame(b, out, syn|ack), pass, tcpFrame(at(nodeIP, 30080), out, syn|ack)),
 			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30080), ack)), redirect, hopped(fromOut(tcpFrame(out, b, ack)))),
 		}},
+		{"node port connection that ended leaves nothing", []hop{
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30080), syn)), redirect, hopped(fromOut(tcpFrame(out, b, syn)))),
+			to(abi.ProgToNet, tcpFrame(b, out, syn|ack), pass, tcpFrame(at(nodeIP, 30080), out, syn|ack)),
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30080), fin|ack)), redirect, hopped(fromOut(tcpFrame(out, b, fin|ack)))),
+			to(abi.ProgToNet, tcpFrame(b, out, fin|ack), pass, tcpFrame(at(nodeIP, 30080), out, fin|ack)),
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30080), ack)), redirect, hopped(fromOut(tcpFrame(out, b, ack)))),
+			// Both entries are gone: on neither side is the flow known.
+			refused(abi.ProgFromNet, fromOut(answered(tcpFrame(out, at(nodeIP, 30080), 0), ack, 100, 7)), reason("not_syn"),
+				answered(tcpFrame(at(nodeIP, 30080), out, 0), rst, 7, 0).macs(macHost, macOut)),
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, b, ack)), redirect, hopped(fromOut(tcpFrame(out, b, ack)))),
+		}},
 		{"node port served by the node itself", []hop{
 			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30082), syn)), pass, fromOut(tcpFrame(out, at(nodeIP, 8080), syn))),
 			to(abi.ProgToNet, tcpFrame(at(nodeIP, 8080), out, syn|ack), pass, tcpFrame(at(nodeIP, 30082), out, syn|ack)),
