@@ -12,8 +12,15 @@ import (
 	"github.com/skep-io/skep/datapath/desired"
 )
 
-// SweepPeriod is the step of the flow table's clock: each sweep moves it by one, and flows note when they last saw a packet.
-const SweepPeriod = 10 * time.Second
+// SweepPeriod is the step of the flow table's clock: flows note its number at their last packet.
+const SweepPeriod = 2 * time.Second
+
+const (
+	// calmSweeps is how many steps pass between two sweeps of a table with room; with more than busyFlows in it each step
+	// sweeps, lest short connections fill it.
+	calmSweeps = 5
+	busyFlows  = 1 << 14
+)
 
 // Flows removes what is over from the flow table: flows that are idle for too long, and flows of addresses that are gone.
 type Flows struct {
@@ -91,25 +98,39 @@ func (f *Flows) Live() int {
 	return f.live
 }
 
-// Run sweeps the table until ctx ends: in each period, and at once when an address is to be forgotten.
+// Run sweeps the table until ctx ends: in each period, and at once when somebody's flows are to be forgotten.
 func (f *Flows) Run(ctx context.Context) {
 	ticker := time.NewTicker(SweepPeriod)
 	defer ticker.Stop()
-	generation, err := f.maps.RaiseGeneration()
-	for ; ; err = f.sweep(generation) {
-		if err != nil {
-			f.logger.Warn("flow table was not swept", "error", err)
-		}
+	for step := 1; ; step++ {
+		woken := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.wake:
+			woken = true
 		case <-ticker.C:
-			if now, err := f.maps.RaiseGeneration(); err == nil {
-				generation = now
-			}
+		}
+		if err := f.step(woken, step%calmSweeps == 0 || f.Live() > busyFlows); err != nil {
+			f.logger.Warn("flow table was not swept", "error", err)
 		}
 	}
+}
+
+// step moves the clock, unless it was woken between two ticks, and sweeps if it is time to.
+func (f *Flows) step(woken, due bool) error {
+	if woken {
+		generation, err := f.maps.Generation()
+		if err != nil {
+			return err
+		}
+		return f.sweep(generation)
+	}
+	generation, err := f.maps.RaiseGeneration()
+	if err != nil || !due {
+		return err
+	}
+	return f.sweep(generation)
 }
 
 // sweep removes all flows that are over at the generation. The table is read first and changed afterwards: deleting while
@@ -123,7 +144,7 @@ func (f *Flows) sweep(generation uint32) error {
 	live := 0
 	var over []bpfmap.Flow
 	err := f.maps.Flows(func(flow bpfmap.Flow) bool {
-		if gone.has(flow) || expired(flow, generation) {
+		if gone.has(flow) || mayBeOver(flow, generation) {
 			over = append(over, flow)
 			return true
 		}
@@ -165,7 +186,11 @@ func (f *Flows) remove(flow bpfmap.Flow, gone forgotten, generation uint32) (kep
 		}
 	}
 	if !gone.has(now) {
-		if !expired(now, generation) || paired && !expired(other, generation) {
+		whole := now
+		if paired {
+			whole = join(now, other)
+		}
+		if !expired(whole, generation) {
 			return true, nil
 		}
 	}
@@ -182,19 +207,36 @@ const (
 	idleTCP         = 6 * time.Hour
 	idleTCPHalf     = 10 * time.Minute // one end has finished
 	idleTCPOpening  = 60 * time.Second
-	idleTCPClosed   = 30 * time.Second
+	idleTCPClosed   = 4 * time.Second // late packets of its end have come
 	idleUDP         = 30 * time.Second
 	idleUDPAnswered = 180 * time.Second
 	idleOther       = 30 * time.Second
 )
 
+// silence is how long a flow has seen no packet, rounded down to the step of the clock.
+func silence(flow bpfmap.Flow, generation uint32) time.Duration {
+	// A packet may have noted a number that was raised after ours was read.
+	return time.Duration(max(0, int32(generation-flow.Value.LastSeen))) * SweepPeriod
+}
+
 // expired says whether the flow was silent for longer than flows in its state may be.
 func expired(flow bpfmap.Flow, generation uint32) bool {
-	// A packet may have noted a generation that was raised after ours was read.
-	if int32(generation-flow.Value.LastSeen) <= 0 {
-		return false
+	return silence(flow, generation) > idleLimit(flow)
+}
+
+// mayBeOver says whether a look at the whole flow is worth while: one side of a translated flow knows only half of its state.
+func mayBeOver(flow bpfmap.Flow, generation uint32) bool {
+	return expired(flow, generation) || flow.Value.Translated() && silence(flow, generation) > idleTCPClosed
+}
+
+// join gives one side of a translated flow the state of both: each notes only the packets that it sees.
+func join(flow, other bpfmap.Flow) bpfmap.Flow {
+	const ofOneSide = abi.CTFromHigh | abi.CTRewriteSrc | abi.CTRewriteDst | abi.CTReplySide
+	flow.Value.Flags |= other.Value.Flags &^ ofOneSide
+	if int32(other.Value.LastSeen-flow.Value.LastSeen) > 0 {
+		flow.Value.LastSeen = other.Value.LastSeen
 	}
-	return time.Duration(generation-flow.Value.LastSeen)*SweepPeriod > idleLimit(flow)
+	return flow
 }
 
 func idleLimit(flow bpfmap.Flow) time.Duration {

@@ -54,6 +54,9 @@ func TestSweep(t *testing.T) {
 	ago := func(d time.Duration) uint32 { return now - uint32(d/SweepPeriod) }
 	front, back := nodePortFlow(ago(time.Hour), ago(time.Minute))
 	oldFront, oldBack := nodePortFlow(ago(time.Hour), ago(time.Hour))
+	closedFront, closedBack := nodePortFlow(ago(10*time.Second), ago(10*time.Second))
+	closedFront.Value.Flags |= abi.CTFinFrom
+	closedBack.Value.Flags |= abi.CTFinTo | abi.CTReplied
 	tests := []struct {
 		name  string
 		flows []bpfmap.Flow
@@ -68,6 +71,7 @@ func TestSweep(t *testing.T) {
 		{"UDP answered", []bpfmap.Flow{flowBetween(desired.UDP, "10.0.0.1:1", "10.0.0.2:2", abi.CTReplied, ago(time.Minute))}, 1},
 		{"seen after the clock was read", []bpfmap.Flow{flowBetween(desired.UDP, "10.0.0.1:1", "10.0.0.2:2", 0, now+1)}, 1},
 		{"one side of a translated flow lives", []bpfmap.Flow{front, back}, 2},
+		{"each side has seen one FIN", []bpfmap.Flow{closedFront, closedBack}, 0},
 		{"both sides are over", []bpfmap.Flow{oldFront, oldBack}, 0},
 		{"half a translated flow, as a crash leaves it", []bpfmap.Flow{oldFront}, 0},
 	}
