@@ -28,6 +28,9 @@ struct peer {
 struct datagram_peers {
 	struct peer peer[PEERS];
 	__u32 next; /* where the next one goes, below PEERS */
+	__u32 last; /* the one used last: it answers first if several share
+		     * a backend
+		     */
 };
 
 /* connected sockets */
@@ -73,8 +76,10 @@ INLINE struct peer *datagram_find(struct datagram_peers *d,
 				  const struct addr *asked, __be16 port)
 {
 	for (int i = 0; i < PEERS; i++)
-		if (peer_asked(&d->peer[i], asked, port))
+		if (peer_asked(&d->peer[i], asked, port)) {
+			d->last = i;
 			return &d->peer[i];
+		}
 	return NULL;
 }
 
@@ -85,6 +90,7 @@ INLINE void datagram_add(struct datagram_peers *d, const struct peer *p)
 	if (i >= PEERS)
 		i = 0;
 	d->peer[i] = *p;
+	d->last = i;
 	d->next = i + 1;
 }
 
@@ -103,6 +109,8 @@ INLINE struct peer *peer_shown(struct bpf_sock *sk, const struct addr *given,
 	d = bpf_sk_storage_get(&datagram, sk, 0, 0);
 	if (!d)
 		return NULL;
+	if (d->last < PEERS && peer_given(&d->peer[d->last], given, port))
+		return &d->peer[d->last];
 	for (int i = 0; i < PEERS; i++)
 		if (peer_given(&d->peer[i], given, port))
 			return &d->peer[i];
