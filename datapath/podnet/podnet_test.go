@@ -399,3 +399,38 @@ func BenchmarkAttachDetach(b *testing.B) {
 	}
 	b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "detach-us/op")
 }
+
+func TestBurst(t *testing.T) {
+	kernel := newFakeKernel()
+	m := newManager(t, t.TempDir()+"/netns", kernel)
+	const pods = 30
+	var wg sync.WaitGroup
+	addresses := make([]netip.Addr, pods)
+	for i := range pods {
+		wg.Go(func() {
+			pod := Pod{UID: fmt.Sprint("burst-", i), Namespace: "default", Name: "burst"}
+			for range 2 { // and each again, as a retry would
+				a, err := m.Attach(t.Context(), pod)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				addresses[i] = a.IPs[0]
+			}
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	if got := len(slices.Compact(addresses)); got != pods {
+		t.Errorf("%d addresses for %d pods", got, pods)
+	}
+	for i := range pods {
+		wg.Go(func() {
+			if err := m.Detach(t.Context(), fmt.Sprint("burst-", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	assertEmpty(t, m, kernel)
+}
