@@ -75,7 +75,7 @@ func (w *world) childCgroup() {
 			w.home = filepath.Join(root, path)
 		}
 	}
-	w.sockets = filepath.Join(root, fmt.Sprintf("skep-test-%d-%s", os.Getpid(), w.t.Name()))
+	w.sockets = filepath.Join(root, fmt.Sprintf("skep-test-%d-%s", os.Getpid(), strings.ReplaceAll(w.t.Name(), "/", "-")))
 	if err := os.Mkdir(w.sockets, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
