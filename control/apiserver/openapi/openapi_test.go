@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -137,7 +138,7 @@ func TestV3HasEveryKind(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 			continue
 		}
-		described := slices.ContainsFunc(mapKeys(document.Components.Schemas), func(name string) bool {
+		described := slices.ContainsFunc(slices.Collect(maps.Keys(document.Components.Schemas)), func(name string) bool {
 			return strings.HasSuffix(name, "."+row.GroupVersion.Version+"."+row.Kind)
 		})
 		if !described {
@@ -153,14 +154,6 @@ func TestV3HasEveryKind(t *testing.T) {
 			t.Errorf("%s as protobuf: version %q, error %v", path, document.Openapi, err)
 		}
 	}
-}
-
-func mapKeys[V any](m map[string]V) []string {
-	var keys []string
-	for key := range m {
-		keys = append(keys, key)
-	}
-	return keys
 }
 
 // TestV2Protobuf decodes the document as old clients do, who ask for it by a name that is no valid media type.
