@@ -263,3 +263,14 @@ func (m *Manager) Container(uid types.UID, name string) (now, before container.S
 	}
 	return now, before, ok
 }
+
+// NetNS returns the path of a pod's network namespace, and whether it has been made.
+func (m *Manager) NetNS(uid types.UID) (string, bool) {
+	w := m.worker(uid)
+	if w == nil {
+		return "", false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.shared.NetNS, w.shared.NetNS != ""
+}
