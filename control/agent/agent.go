@@ -12,7 +12,9 @@ import (
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -21,9 +23,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skep-io/skep/control/agent/env"
 	"github.com/skep-io/skep/control/agent/node"
@@ -34,6 +33,9 @@ import (
 	"github.com/skep-io/skep/control/agent/stream"
 	"github.com/skep-io/skep/control/agent/volume"
 )
+
+// errNoNetwork is why a node is not ready before its network is.
+var errNoNetwork = errors.New("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:data path not started")
 
 // Config is what an Agent needs. All fields are required but Labels.
 type Config struct {
@@ -154,6 +156,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		go i.RunWithContext(ctx)
 	}
 	go a.reporter.Run(ctx)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-a.cfg.NetworkReady:
+			a.reporter.SetFault(nil)
+		}
+	}()
 	go func() {
 		select {
 		case <-a.cfg.NetworkReady:

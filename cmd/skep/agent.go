@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/skep-io/skep/control/agent"
+	"github.com/skep-io/skep/control/agent/runtime"
+	"github.com/skep-io/skep/control/controller"
+	"github.com/skep-io/skep/datapath"
+	"github.com/skep-io/skep/datapath/ipam"
+	"github.com/skep-io/skep/datapath/podnet"
+	"github.com/skep-io/skep/dns/cluster"
+	"github.com/skep-io/skep/dns/forward"
+	"github.com/skep-io/skep/dns/server"
+)
+
+// daemon is the containerd of a node.
+func (c nodeConfig) daemon() runtime.Daemon {
+	return runtime.Daemon{Address: c.containerd, DataDir: c.paths.data, RunDir: c.paths.run}
+}
+
+// runtimeConfig is how a node uses the containerd at address.
+func (n *node) runtimeConfig(address string) runtime.Config {
+	return runtime.Config{Address: address, Namespace: containerdNamespace, StateDir: filepath.Join(n.cfg.paths.run, "containers"),
+		PodsCgroup: n.cfg.podsCgroup(), Logger: n.logger.With("component", "runtime")}
+}
+
+// startRuntime starts or finds containerd and connects to it. It needs no API server.
+func (n *node) startRuntime(ctx context.Context) (*runtime.Runtime, error) {
+	address, err := runtime.EnsureContainerd(ctx, n.cfg.daemon())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(containerdRecord(n.cfg.paths), []byte(address), 0o600); err != nil {
+		return nil, err
+	}
+	r, err := runtime.New(ctx, n.runtimeConfig(address))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
+	}
+	n.onClose(func() { _ = r.Close() }) // containers go on whatever it says
+	n.clock.reach(containerdReady, address)
+	return r, nil
+}
+
+// nodeClient is the configuration of a client with this node's identity.
+func (n *node) nodeClient() *rest.Config {
+	return &rest.Config{
+		Host: n.serverURL(),
+		TLSClientConfig: rest.TLSClientConfig{
+			CAData: n.keys.CA.Cert, CertData: n.identity.Client.Cert, KeyData: n.identity.Client.Key},
+		ContentConfig:  rest.ContentConfig{ContentType: kruntime.ContentTypeProtobuf},
+		QPS:            -1,
+		WarningHandler: rest.NoWarnings{},
+	}
+}
+
+// startAgent starts the agent, the network and DNS on a server that is ready.
+func (n *node) startAgent(ctx context.Context, containers *runtime.Runtime) error {
+	client, err := kubernetes.NewForConfig(n.nodeClient())
+	if err != nil {
+		return err
+	}
+	net := &network{ready: make(chan struct{})}
+	if err := n.runAgent(ctx, containers, net); err != nil {
+		return err
+	}
+	return n.startNetwork(ctx, client, net)
+}
+
+// runAgent registers the node and runs its pods, as far as they go without a network.
+func (n *node) runAgent(ctx context.Context, containers *runtime.Runtime, net *network) error {
+	cert, err := tls.X509KeyPair(n.identity.Server.Cert, n.identity.Server.Key)
+	if err != nil {
+		return fmt.Errorf("certificate of the node: %w", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(n.keys.CA.Cert)
+	a, err := agent.New(ctx, agent.Config{
+		NodeName: n.cfg.name, NodeIP: n.cfg.ip, DataDir: n.cfg.paths.data, RunDir: n.cfg.paths.run, RESTConfig: n.nodeClient(),
+		Listen: netip.AddrPortFrom(n.cfg.ip, uint16(n.cfg.agentPort)), TLS: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots},
+		Runtime: containers, Network: net, NetworkReady: net.ready,
+		ClusterDNS: n.cfg.dnsServiceIP(), ClusterDomain: defaultDomain, Logger: n.logger.With("component", "agent"),
+	})
+	if err != nil {
+		return err
+	}
+	n.group.Go(func() error { return a.Run(ctx) })
+	return nil
+}
+
+// startNetwork waits for the node's range of pod addresses, then starts the data path and DNS, and reports the node ready when
+// the API server says so.
+func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, net *network) error {
+	registered, err := awaitNode(ctx, client, n.cfg.name, func(node *corev1.Node) bool { return node.Spec.PodCIDR != "" })
+	if err != nil {
+		return fmt.Errorf("wait for pod addresses of node %s: %w", n.cfg.name, err)
+	}
+	podCIDR, err := netip.ParsePrefix(registered.Spec.PodCIDR)
+	if err != nil {
+		return fmt.Errorf("node %s: spec.podCIDR: %w", n.cfg.name, err)
+	}
+	cgroup, err := n.cfg.cgroupRoot()
+	if err != nil {
+		return err
+	}
+	factory := controller.NewInformers(client)
+	objects, err := cluster.NewObjects(factory)
+	if err != nil {
+		return err
+	}
+	dnsAddress := netip.AddrPortFrom(ipam.Router(podCIDR), 53)
+	d, err := datapath.Start(ctx, datapath.Config{
+		NodeName: n.cfg.name, NodeIP: n.cfg.ip, PodCIDR: podCIDR, ClusterCIDR: n.cfg.podCIDR, ServiceCIDR: n.cfg.serviceCIDR,
+		ClusterDNS: n.cfg.dnsServiceIP(), DNS: dnsAddress, BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
+		Informers: factory, Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
+	})
+	if err != nil {
+		return err
+	}
+	n.onClose(d.Close)
+	n.clock.reach(networkReady, podCIDR.String())
+	if err := n.startDNS(ctx, factory, objects, dnsAddress); err != nil {
+		return err
+	}
+	net.start(d)
+	if _, err := awaitNode(ctx, client, n.cfg.name, ready); err != nil {
+		return fmt.Errorf("wait for node %s: %w", n.cfg.name, err)
+	}
+	n.clock.reach(nodeReady, n.cfg.name+" "+n.cfg.ip.String())
+	return nil
+}
+
+func (n *node) startDNS(ctx context.Context, factory informers.SharedInformerFactory, objects *cluster.Objects, address netip.AddrPort) error {
+	upstreams, err := forward.Upstreams("/etc/resolv.conf", address.Addr())
+	if err != nil {
+		n.logger.Warn("names outside the cluster cannot be resolved", "error", err)
+	}
+	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: cluster.NewZone(defaultDomain, objects), Upstreams: upstreams,
+		Logger: n.logger.With("component", "dns")})
+	for _, c := range s.Collectors() {
+		if err := prometheus.Register(c); err != nil {
+			return err
+		}
+	}
+	if err := s.Listen(ctx); err != nil {
+		return err
+	}
+	factory.Start(ctx.Done())
+	n.group.Go(func() error { return s.Run(ctx) })
+	n.clock.reach(dnsReady, address.String())
+	return nil
+}
+
+// awaitNode watches the Node until good.
+func awaitNode(ctx context.Context, client kubernetes.Interface, name string, good func(*corev1.Node) bool) (*corev1.Node, error) {
+	nodes := client.CoreV1().Nodes()
+	own := fields.OneTermEqualSelector("metadata.name", name).String()
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
+			o.FieldSelector = own
+			return nodes.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = own
+			return nodes.Watch(ctx, o)
+		},
+	}
+	event, err := watchtools.UntilWithSync(ctx, lw, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
+		node, ok := e.Object.(*corev1.Node)
+		return ok && e.Type != watch.Deleted && good(node), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return event.Object.(*corev1.Node), nil
+}
+
+func ready(node *corev1.Node) bool {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// network is the data path as the agent sees it: there from the first, but working only when the node has its addresses.
+type network struct {
+	ready chan struct{}
+	path  *datapath.Datapath // set before ready is closed
+}
+
+func (w *network) start(d *datapath.Datapath) {
+	w.path = d
+	close(w.ready)
+}
+
+// Attach implements sandbox.Network.
+func (w *network) Attach(ctx context.Context, p podnet.Pod) (podnet.Attachment, error) {
+	select {
+	case <-w.ready:
+		return w.path.Attach(ctx, p)
+	case <-ctx.Done():
+		return podnet.Attachment{}, ctx.Err()
+	}
+}
+
+// Detach implements sandbox.Network.
+func (w *network) Detach(ctx context.Context, uid string) error {
+	select {
+	case <-w.ready:
+		return w.path.Detach(ctx, uid)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Retain implements sandbox.Network.
+func (w *network) Retain(ctx context.Context, uids []string) error {
+	select {
+	case <-w.ready:
+		return w.path.Retain(ctx, uids)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

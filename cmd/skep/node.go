@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"github.com/skep-io/skep/control/apiserver"
+	"github.com/skep-io/skep/control/apiserver/allocation"
+	"github.com/skep-io/skep/control/controller"
+	"github.com/skep-io/skep/control/etcd"
+	"github.com/skep-io/skep/control/pki"
+)
+
+// runNode runs server and agent in this process until ctx ends or a part fails. Pods and their network go on without it.
+func runNode(ctx context.Context, cfg nodeConfig, clock *timeline) error {
+	if err := prepare(cfg); err != nil {
+		return err
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	n := &node{cfg: cfg, clock: clock, logger: logger, group: group}
+	defer n.close()
+	if err := n.start(ctx); err != nil {
+		stop()
+		_ = group.Wait() // what runs ends because of err
+		return err
+	}
+	return group.Wait()
+}
+
+// prepare checks what a node needs of the machine, before anything is made.
+func prepare(cfg nodeConfig) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a node needs root: run this with sudo")
+	}
+	for _, dir := range []string{cfg.paths.data, cfg.paths.run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create %s: %w; choose another with --data-dir or --run-dir", dir, err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(dir, ".write-*")
+		if err != nil {
+			return fmt.Errorf("%s cannot be written: %w; choose another with --data-dir or --run-dir", dir, err)
+		}
+		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// node holds the parts of a running node.
+type node struct {
+	cfg    nodeConfig
+	clock  *timeline
+	logger *slog.Logger
+	group  *errgroup.Group
+
+	keys     *pki.Bundle
+	identity *pki.Node
+	store    *etcd.Server
+	closers  []func()
+	mu       sync.Mutex
+}
+
+// onClose has f called when the node ends, the last first.
+func (n *node) onClose(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closers = append(n.closers, f)
+}
+
+func (n *node) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		n.closers[i]()
+	}
+}
+
+// start starts server and agent side by side and returns when both run, or when one failed.
+func (n *node) start(ctx context.Context) error {
+	var parts errgroup.Group
+	ready, failed := make(chan struct{}), make(chan struct{})
+	parts.Go(func() error {
+		err := n.startStore(ctx)
+		if err == nil {
+			err = n.startServer(ctx)
+		}
+		if err != nil {
+			close(failed)
+			return err
+		}
+		close(ready)
+		return nil
+	})
+	parts.Go(func() error {
+		containers, err := n.startRuntime(ctx)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ready:
+			return n.startAgent(ctx, containers)
+		case <-failed:
+			return nil // the other part tells why
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return parts.Wait()
+}
+
+// startStore makes the keys and starts etcd beside it.
+func (n *node) startStore(ctx context.Context) error {
+	parts := errgroup.Group{}
+	parts.Go(func() (err error) {
+		n.store, err = etcd.Start(ctx, etcd.Config{Dir: n.cfg.paths.etcd(), Logger: n.logger})
+		if err != nil {
+			return err
+		}
+		n.onClose(n.store.Close)
+		n.clock.reach(storeReady, "")
+		return nil
+	})
+	parts.Go(func() (err error) {
+		n.keys, err = pki.Ensure(n.cfg.paths.keys(), pki.Names{
+			DNS: []string{"localhost", n.cfg.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + defaultDomain},
+			IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), n.cfg.ip, n.cfg.apiServiceIP()},
+		})
+		if err != nil {
+			return err
+		}
+		if n.identity, err = n.keys.EnsureNode(n.cfg.name, []netip.Addr{n.cfg.ip}); err != nil {
+			return err
+		}
+		return n.keys.WriteKubeconfig(n.cfg.paths.kubeconfig(), n.serverURL(), "admin", n.keys.Admin)
+	})
+	return parts.Wait()
+}
+
+func (n *node) serverURL() string { return fmt.Sprintf("https://127.0.0.1:%d", n.cfg.apiPort) }
+
+// startServer serves the API and then runs the controllers and the scheduler.
+func (n *node) startServer(ctx context.Context) error {
+	s, err := apiserver.New(ctx, apiserver.Config{
+		Port: n.cfg.apiPort, AdvertiseAddress: n.cfg.ip, EtcdEndpoints: n.store.Endpoints(), Keys: n.keys,
+		ServiceCIDR: n.cfg.serviceCIDR, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
+		APIServiceIP: n.cfg.apiServiceIP(), DNSServiceIP: n.cfg.dnsServiceIP(), AgentPort: n.cfg.agentPort,
+		Logger: n.logger.With("component", "apiserver"),
+	})
+	if err != nil {
+		return err
+	}
+	n.group.Go(func() error { return s.Run(ctx) })
+	select {
+	case <-s.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	n.clock.reach(apiReady, n.serverURL())
+	return n.startControllers(ctx, s.Loopback())
+}
+
+// startControllers runs all loops and the scheduler on the API server's own connection.
+func (n *node) startControllers(ctx context.Context, cfg *rest.Config) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	n.group.Go(func() error {
+		return controller.Run(ctx, controller.Config{
+			Client: client, Metadata: meta, Informers: controller.NewInformers(client),
+			PodCIDR: n.cfg.podCIDR, RootCA: n.keys.CA.Cert, Logger: n.logger.With("component", "controller"),
+		})
+	})
+	return nil
+}
