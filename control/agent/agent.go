@@ -34,9 +34,6 @@ import (
 	"github.com/skep-io/skep/control/agent/volume"
 )
 
-// errNoNetwork is why a node is not ready before its network is.
-var errNoNetwork = errors.New("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:data path not started")
-
 // Config is what an Agent needs. All fields are required but Labels.
 type Config struct {
 	NodeName string
@@ -156,13 +153,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		go i.RunWithContext(ctx)
 	}
 	go a.reporter.Run(ctx)
-	go func() {
-		select {
-		case <-ctx.Done():
-		case <-a.cfg.NetworkReady:
-			a.reporter.SetFault(nil)
-		}
-	}()
 	go func() {
 		select {
 		case <-a.cfg.NetworkReady:
