@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/remotecommand"
 	watchtools "k8s.io/client-go/tools/watch"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // Bench is where and how a benchmark runs.
@@ -59,10 +62,10 @@ func (b *Bench) namespace(ctx context.Context) (name string, remove func(), err 
 	}, nil
 }
 
-// pod is a pod of this binary that runs the given arguments and is labelled app=name. It needs no token and ends at once
-// when told to.
+// pod is a pod of this binary that runs the given arguments and is labelled app=name. It needs no token and ends as soon
+// as it is told to.
 func (b *Bench) pod(name string, args ...string) *corev1.Pod {
-	no, grace := false, int64(0)
+	no, grace := false, int64(5)
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
@@ -133,7 +136,7 @@ func why(pod *corev1.Pod) string {
 func (b *Bench) exec(ctx context.Context, ns, pod string, cmd []string, read func(io.Reader) error) error {
 	req := b.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: cmd, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	executor, err := remotecommand.NewWebSocketExecutor(b.Config, "GET", req.URL().String())
+	executor, err := b.executor(req.URL())
 	if err != nil {
 		return err
 	}
@@ -151,6 +154,19 @@ func (b *Bench) exec(ctx context.Context, ns, pod string, cmd []string, read fun
 		err = fmt.Errorf("run %q in pod %s/%s: %w: %s", cmd[1:3], ns, pod, err, stderr.data)
 	}
 	return errors.Join(err, <-result)
+}
+
+// executor speaks WebSocket, and SPDY where the server does not take that.
+func (b *Bench) executor(target *url.URL) (remotecommand.Executor, error) {
+	webSocket, err := remotecommand.NewWebSocketExecutor(b.Config, http.MethodGet, target.String())
+	if err != nil {
+		return nil, err
+	}
+	spdy, err := remotecommand.NewSPDYExecutor(b.Config, http.MethodPost, target)
+	if err != nil {
+		return nil, err
+	}
+	return remotecommand.NewFallbackExecutor(webSocket, spdy, httpstream.IsUpgradeFailure)
 }
 
 // tail keeps the last kilobyte written to it.

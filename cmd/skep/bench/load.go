@@ -142,7 +142,11 @@ func roundTrips(addr netip.AddrPort, length time.Duration) ([]time.Duration, err
 		if _, err := unix.Write(fd, buf[:]); err != nil {
 			return nil, fmt.Errorf("write to %s: %w", addr, err)
 		}
-		if n, err := unix.Read(fd, buf[:]); err != nil || n != 1 {
+		n, err := unix.Read(fd, buf[:])
+		for errors.Is(err, unix.EINTR) { // the Go scheduler's signals end a blocking call
+			n, err = unix.Read(fd, buf[:])
+		}
+		if err != nil || n != 1 {
 			return nil, fmt.Errorf("read from %s: %d bytes, %w", addr, n, err)
 		}
 		took = append(took, time.Since(sent))
@@ -164,6 +168,9 @@ func throughput(addr netip.AddrPort, length time.Duration) (float64, error) {
 	began := time.Now()
 	for time.Since(began) < length {
 		n, err := unix.Write(fd, chunk)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
 			return 0, fmt.Errorf("write to %s: %w", addr, err)
 		}
