@@ -35,15 +35,17 @@ func newStorages() storages {
 	s := storages{}
 	for _, row := range api.Resources() {
 		body := kind{row.GroupVersion.WithKind(row.Kind), row.New()}
-		s.add(row.GroupVersion, row.Name, resource{row: row})
+		if row.GroupResource() == corev1.Resource("namespaces") {
+			// Upstream deletes no namespaces by selector.
+			s.add(row.GroupVersion, row.Name, singly{resource: resource{row: row}})
+		} else {
+			s.add(row.GroupVersion, row.Name, resource{row: row})
+		}
 		if row.HasStatus {
 			s.add(row.GroupVersion, row.Name+"/status", part{body: body})
 		}
 		if row.HasScale {
 			s.add(row.GroupVersion, row.Name+"/scale", part{body: kind{autoscalingv1.SchemeGroupVersion.WithKind("Scale"), &autoscalingv1.Scale{}}})
-		}
-		if row.GroupResource() == (schema.GroupResource{Resource: "namespaces"}) {
-			s.add(row.GroupVersion, row.Name, undeletable{resource: resource{row: row}})
 		}
 	}
 	for path, storage := range coreSubresources() {
@@ -96,7 +98,7 @@ func authorizationReviews() map[string]rest.Storage {
 	}
 }
 
-// add puts a storage under a path, in the place of what was there.
+// add puts a storage under a path of a group-version.
 func (s storages) add(gv schema.GroupVersion, path string, storage rest.Storage) {
 	if s[gv] == nil {
 		s[gv] = map[string]rest.Storage{}

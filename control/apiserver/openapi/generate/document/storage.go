@@ -24,8 +24,8 @@ func (r resource) NewList() runtime.Object { return r.row.NewList() }
 func (r resource) NamespaceScoped() bool   { return r.row.Namespaced }
 func (r resource) GetSingularName() string { return r.row.Singular }
 
-// undeletable is a stored kind whose objects can only be deleted one by one.
-type undeletable struct {
+// singly is a stored kind whose objects can only be deleted one by one.
+type singly struct {
 	rest.Getter
 	rest.Lister
 	rest.CreaterUpdater
@@ -34,11 +34,11 @@ type undeletable struct {
 	resource resource
 }
 
-func (u undeletable) New() runtime.Object     { return u.resource.New() }
-func (u undeletable) NewList() runtime.Object { return u.resource.NewList() }
-func (u undeletable) NamespaceScoped() bool   { return u.resource.NamespaceScoped() }
-func (u undeletable) GetSingularName() string { return u.resource.GetSingularName() }
-func (u undeletable) Destroy()                {}
+func (s singly) New() runtime.Object     { return s.resource.New() }
+func (s singly) NewList() runtime.Object { return s.resource.NewList() }
+func (s singly) NamespaceScoped() bool   { return s.resource.NamespaceScoped() }
+func (s singly) GetSingularName() string { return s.resource.GetSingularName() }
+func (s singly) Destroy()                {}
 
 // review is a request that is answered and not stored.
 type review struct {
