@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -23,8 +24,18 @@ type Resource struct {
 	strategy strategy
 }
 
-// New makes the store of a row; graceful, where not nil, decides how objects are deleted.
-func New(typer runtime.ObjectTyper, row *api.Resource, options generic.RESTOptionsGetter, graceful GracefulDelete) (*Resource, error) {
+// Options are what a store needs besides its row.
+type Options struct {
+	// REST says how the kind is stored.
+	REST generic.RESTOptionsGetter
+	// Graceful decides how objects are deleted; nil deletes at once.
+	Graceful GracefulDelete
+	// SharedWith is the store of the row that this row is stored as, nil for a row of its own.
+	SharedWith *Resource
+}
+
+// New makes the store of a row.
+func New(typer runtime.ObjectTyper, row *api.Resource, o Options) (*Resource, error) {
 	s := newStrategy(typer, row)
 	stored := row.Storage().GroupResource()
 	singular := stored
@@ -36,13 +47,16 @@ func New(typer runtime.ObjectTyper, row *api.Resource, options generic.RESTOptio
 		SingularQualifiedResource: singular,
 		CreateStrategy:            s,
 		UpdateStrategy:            s,
-		DeleteStrategy:            deleteStrategy(s, graceful),
+		DeleteStrategy:            deleteStrategy(s, o.Graceful),
 		ResetFieldsStrategy:       s,
 		TableConvertor:            newTable(row),
 		PredicateFunc:             predicate(row),
 	}
+	if o.SharedWith != nil {
+		store.Storage, store.StorageVersioner = o.SharedWith.Storage, o.SharedWith.StorageVersioner
+	}
 	err := store.CompleteWithOptions(&generic.StoreOptions{
-		RESTOptions: options, AttrFunc: attributes(row), TriggerFunc: triggers(row), Indexers: indexers(row)})
+		RESTOptions: o.REST, AttrFunc: attributes(row), TriggerFunc: triggers(row), Indexers: indexers(row)})
 	if err != nil {
 		return nil, fmt.Errorf("store of %s: %w", row.GroupResource(), err)
 	}
@@ -66,6 +80,10 @@ func (r *Resource) Unchecked() *genericregistry.Store {
 type unchecked struct{ strategy }
 
 func (unchecked) PrepareForUpdate(context.Context, runtime.Object, runtime.Object) {}
+
+func (unchecked) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
+	return validateMetaUpdate(obj, old)
+}
 
 // Status is the status subresource of a kind.
 type Status struct{ store *genericregistry.Store }

@@ -1,0 +1,127 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+)
+
+// bootstrap makes what every cluster has: its namespaces, the Service that leads to the API server, and that of the cluster's
+// DNS. It changes nothing that is as it should be, so that a restart writes nothing.
+func bootstrap(ctx context.Context, client kubernetes.Interface, cfg Config) error {
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		if _, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err == nil {
+			continue
+		}
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if _, err := client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create namespace %s: %w", name, err)
+		}
+	}
+	for _, svc := range []*corev1.Service{apiService(cfg), dnsService(cfg)} {
+		if err := ensureService(ctx, client, svc); err != nil {
+			return err
+		}
+	}
+	return ensureEndpoints(ctx, client, cfg)
+}
+
+// apiService leads pods to the API server.
+func apiService(cfg Config) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiServiceName, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
+		Spec: corev1.ServiceSpec{ClusterIP: cfg.APIServiceIP.String(), Ports: []corev1.ServicePort{
+			{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt(cfg.Port)}}},
+	}
+}
+
+// dnsService has no selector: on each node it leads to that node's own server.
+func dnsService(cfg Config) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: dnsServiceName, Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+		Spec: corev1.ServiceSpec{ClusterIP: cfg.DNSServiceIP.String(), Ports: []corev1.ServicePort{
+			{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt(53)},
+			{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt(53)}}},
+	}
+}
+
+func ensureService(ctx context.Context, client kubernetes.Interface, svc *corev1.Service) error {
+	services := client.CoreV1().Services(svc.Namespace)
+	if _, err := services.Get(ctx, svc.Name, metav1.GetOptions{}); err == nil {
+		return nil
+	}
+	if _, err := services.Create(ctx, svc, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}
+
+// ensureEndpoints leads the API server's Service to the advertised address.
+func ensureEndpoints(ctx context.Context, client kubernetes.Interface, cfg Config) error {
+	name, protocol, port, ready := "https", corev1.ProtocolTCP, int32(cfg.Port), true
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiServiceName, Labels: map[string]string{discoveryv1.LabelServiceName: apiServiceName}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cfg.AdvertiseAddress.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+	}
+	slices := client.DiscoveryV1().EndpointSlices(slice.Namespace)
+	have, err := slices.Get(ctx, slice.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
+	case err == nil && !(equality.Semantic.DeepEqual(have.Endpoints, slice.Endpoints) && equality.Semantic.DeepEqual(have.Ports, slice.Ports)):
+		have.Endpoints, have.Ports = slice.Endpoints, slice.Ports
+		_, err = slices.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("endpoints of service %s: %w", apiServiceName, err)
+	}
+	return ensureLegacyEndpoints(ctx, client, cfg)
+}
+
+// ensureLegacyEndpoints writes the same as an Endpoints object, which older clients read.
+func ensureLegacyEndpoints(ctx context.Context, client kubernetes.Interface, cfg Config) error {
+	//nolint:staticcheck // the kind is served, so its best known object exists
+	want := &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiServiceName, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
+		Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: cfg.AdvertiseAddress.String()}},
+			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(cfg.Port), Protocol: corev1.ProtocolTCP}}}},
+	}
+	all := client.CoreV1().Endpoints(want.Namespace)
+	have, err := all.Get(ctx, want.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = all.Create(ctx, want, metav1.CreateOptions{})
+	case err == nil && !equality.Semantic.DeepEqual(have.Subsets, want.Subsets):
+		have.Subsets = want.Subsets
+		_, err = all.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("endpoints %s: %w", apiServiceName, err)
+	}
+	return nil
+}
+
+// The Services with fixed cluster IPs.
+const (
+	apiServiceName = "kubernetes"
+	dnsServiceName = "kube-dns"
+)
+
+// reserved keeps the fixed cluster IPs for their Services.
+func reserved(cfg Config) map[netip.Addr]string {
+	return map[netip.Addr]string{
+		cfg.APIServiceIP: metav1.NamespaceDefault + "/" + apiServiceName,
+		cfg.DNSServiceIP: metav1.NamespaceSystem + "/" + dnsServiceName,
+	}
+}
