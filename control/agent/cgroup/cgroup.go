@@ -1,6 +1,7 @@
 // Package cgroup makes and removes the control groups of pods, on hosts with cgroup v2, v1, or both (hybrid).
 //
-// Paths are absolute within a hierarchy, for example /kubepods/burstable/pod<uid>; a Tree knows where each lies in the file system.
+// Paths are absolute within a hierarchy, for example /kubepods/burstable/pod<uid>; a Tree knows where each lies in the file
+// system, and below which group the pods of its node are: several nodes of one machine do not see each other's.
 package cgroup
 
 import (
@@ -43,10 +44,28 @@ type Tree struct {
 	mode Mode
 	// root is where the hierarchies are mounted; unified is the v2 one, empty in mode v1.
 	root, unified string
+	// pods is the group above all pods'.
+	pods string
 }
 
-// Detect looks at what is mounted under root, usually /sys/fs/cgroup.
-func Detect(root string) (*Tree, error) {
+// DefaultPods is the group of a machine that is one node.
+const DefaultPods = "/kubepods"
+
+// Detect looks at what is mounted under root, usually /sys/fs/cgroup. The group pods, DefaultPods if empty, is above all pods';
+// it need not exist.
+func Detect(root, pods string) (*Tree, error) {
+	t, err := detect(root)
+	if err != nil {
+		return nil, err
+	}
+	if pods == "" {
+		pods = DefaultPods
+	}
+	t.pods = filepath.Join("/", pods)
+	return t, nil
+}
+
+func detect(root string) (*Tree, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); err != nil {
 		return nil, fmt.Errorf("cgroup root %s: %w", root, err)
@@ -75,16 +94,16 @@ func (t *Tree) Unified(path string) string {
 	return filepath.Join(t.unified, path)
 }
 
-// Parent returns the group of all pods of a QoS class ("Guaranteed", "Burstable" or "BestEffort").
-func Parent(qos string) string {
+// Parent returns the group of all pods of a QoS class ("Guaranteed", "Burstable" or "BestEffort"); of all pods for "".
+func (t *Tree) Parent(qos string) string {
 	if qos == "Guaranteed" || qos == "" {
-		return "/kubepods"
+		return t.pods
 	}
-	return "/kubepods/" + strings.ToLower(qos)
+	return t.pods + "/" + strings.ToLower(qos)
 }
 
 // PodPath returns the group of one pod.
-func PodPath(qos, uid string) string { return Parent(qos) + "/pod" + uid }
+func (t *Tree) PodPath(qos, uid string) string { return t.Parent(qos) + "/pod" + uid }
 
 // Create makes the group, its parents, and sets its limits. It is idempotent.
 func (t *Tree) Create(path string, limits Limits) error {
@@ -192,13 +211,13 @@ func (t *Tree) Remove(path string) error {
 	return errors.Join(errs...)
 }
 
-// Pods returns the paths of all pods' groups that exist in any hierarchy.
+// Pods returns the paths of all groups of the node's pods that exist in any hierarchy.
 func (t *Tree) Pods() []string {
 	seen := map[string]bool{}
 	var out []string
 	for _, root := range t.hierarchies() {
 		for _, qos := range []string{"Guaranteed", "Burstable", "BestEffort"} {
-			found, _ := filepath.Glob(filepath.Join(root, Parent(qos), "pod*"))
+			found, _ := filepath.Glob(filepath.Join(root, t.Parent(qos), "pod*"))
 			for _, dir := range found {
 				path := strings.TrimPrefix(dir, root)
 				if !seen[path] {

@@ -8,12 +8,49 @@ import (
 )
 
 func TestPaths(t *testing.T) {
-	for qos, want := range map[string]string{
-		"Guaranteed": "/kubepods/pod1", "Burstable": "/kubepods/burstable/pod1", "BestEffort": "/kubepods/besteffort/pod1",
+	for _, row := range []struct{ pods, qos, want string }{
+		{"", "Guaranteed", "/kubepods/pod1"},
+		{"", "Burstable", "/kubepods/burstable/pod1"},
+		{"/kubepods", "BestEffort", "/kubepods/besteffort/pod1"},
+		{"/other/kubepods", "Burstable", "/other/kubepods/burstable/pod1"},
+		{"other/kubepods/", "Guaranteed", "/other/kubepods/pod1"},
 	} {
-		if got := PodPath(qos, "1"); got != want {
-			t.Errorf("%s: %s, want %s", qos, got, want)
+		tree, err := Detect("/sys/fs/cgroup", row.pods)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if got := tree.PodPath(row.qos, "1"); got != row.want {
+			t.Errorf("%q %s: %s, want %s", row.pods, row.qos, got, row.want)
+		}
+	}
+}
+
+func TestPodsOfTwoNodes(t *testing.T) {
+	var trees [2]*Tree
+	for i := range trees {
+		node := fmt.Sprintf("/skep-cgroup-test-%d-%d", os.Getpid(), i)
+		tree, err := Detect("/sys/fs/cgroup", node+"/kubepods")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := tree.Remove(node); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := tree.Create(tree.PodPath("Burstable", "1"), Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		trees[i] = tree
+	}
+	if err := trees[0].Remove(trees[0].Parent("")); err != nil {
+		t.Fatal(err)
+	}
+	if got := trees[0].Pods(); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+	if got := trees[1].Pods(); len(got) != 1 || got[0] != trees[1].PodPath("Burstable", "1") {
+		t.Errorf("pods of the other node: %v", got)
 	}
 }
 
@@ -26,7 +63,7 @@ func TestWeight(t *testing.T) {
 }
 
 func TestCreateAndRemove(t *testing.T) {
-	tree, err := Detect("/sys/fs/cgroup")
+	tree, err := Detect("/sys/fs/cgroup", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,17 +67,13 @@ func removeCgroups(ctx context.Context, cfg Config) error {
 	if root == "" {
 		root = "/sys/fs/cgroup"
 	}
-	pods := cfg.PodsCgroup
-	if pods == "" {
-		pods = cgroup.Parent("")
-	}
-	tree, err := cgroup.Detect(root)
+	tree, err := cgroup.Detect(root, cfg.PodsCgroup)
 	if err != nil {
 		return err
 	}
 	// A process that was killed leaves its group a moment later.
 	for range 50 {
-		if err = tree.Remove(pods); err == nil || !errors.Is(err, unix.EBUSY) {
+		if err = tree.Remove(tree.Parent("")); err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 		if !sleep(ctx, 10*time.Millisecond) {

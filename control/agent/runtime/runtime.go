@@ -31,7 +31,7 @@ type Config struct {
 	StateDir string
 	// CgroupRoot is where control groups are mounted, /sys/fs/cgroup if empty.
 	CgroupRoot string
-	// PodsCgroup is the group above all pods', which StopContainerd removes; /kubepods if empty.
+	// PodsCgroup is the group above all pods', which StopContainerd removes; cgroup.DefaultPods if empty.
 	PodsCgroup string
 	Logger     *slog.Logger
 }
@@ -61,7 +61,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = "/sys/fs/cgroup"
 	}
-	tree, err := cgroup.Detect(cfg.CgroupRoot)
+	tree, err := cgroup.Detect(cfg.CgroupRoot, cfg.PodsCgroup)
 	if err != nil {
 		return nil, err
 	}

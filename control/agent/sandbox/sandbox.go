@@ -56,7 +56,7 @@ func (m *Manager) Prepare(ctx context.Context, p *corev1.Pod) (pod.Prepared, err
 	}
 	hostname, domain := Names(p, m.cfg.Zone)
 	qos := string(pod.QOSClass(p))
-	out := pod.Prepared{CgroupParent: cgroup.PodPath(qos, string(p.UID)), Sysctls: sysctls(p)}
+	out := pod.Prepared{CgroupParent: m.cfg.Cgroups.PodPath(qos, string(p.UID)), Sysctls: sysctls(p)}
 	if err := m.cfg.Cgroups.Create(out.CgroupParent, limits(p)); err != nil {
 		return out, err
 	}
@@ -145,7 +145,7 @@ func (m *Manager) Remove(ctx context.Context, uid string) error {
 		}
 	}
 	for _, qos := range []string{"Guaranteed", "Burstable", "BestEffort"} {
-		if err := m.cfg.Cgroups.Remove(cgroup.PodPath(qos, uid)); err != nil {
+		if err := m.cfg.Cgroups.Remove(m.cfg.Cgroups.PodPath(qos, uid)); err != nil {
 			return err
 		}
 	}
