@@ -32,9 +32,6 @@ import (
 // TestMain runs the tests in namespaces and a cgroup of their own, so that their programs see no process of this machine.
 func TestMain(m *testing.M) {
 	const inside = "SKEP_TEST_IN_NAMESPACE"
-	if to := os.Getenv(askAs); to != "" {
-		os.Exit(askOnce(to))
-	}
 	if os.Getenv(inside) != "" {
 		os.Exit(m.Run())
 	}
@@ -63,20 +60,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-}
-
-// askAs makes the test binary a client that asks "network address" and prints the reply.
-const askAs = "SKEP_TEST_ASK"
-
-func askOnce(what string) int {
-	network, to, _ := strings.Cut(what, " ")
-	reply, err := exchange(network, to)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	os.Stdout.Write(reply)
-	return 0
 }
 
 // exchange connects, sends a datagram if that is what it takes, and returns the reply.
@@ -129,8 +112,8 @@ func startNode(t testing.TB) *node {
 		NodeIP:      netip.MustParseAddr("192.0.2.1"),
 		PodCIDR:     netip.MustParsePrefix("10.244.7.0/24"),
 		ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
-		ClusterDNS:  netip.MustParseAddr("10.96.0.10"),
+		ServiceCIDR: netip.MustParsePrefix("10.97.0.0/16"),
+		ClusterDNS:  netip.MustParseAddr("10.97.0.10"),
 		DNS:         netip.MustParseAddrPort("10.244.7.1:53"),
 		BPFDir:      filepath.Join(bpffs, "skep"),
 		CgroupRoot:  os.Getenv("SKEP_TEST_IN_NAMESPACE"),
@@ -167,7 +150,8 @@ func (n *node) start(t testing.TB) {
 	}
 }
 
-// outside is a client beyond the node's uplink; its namespace is named by the file.
+// outside is a client beyond the node's uplink; its namespace is named by the file. Its processes are in the cgroup whose
+// sockets are translated, as those of a sandbox that is not the node's are.
 var outside *os.File
 
 // addOutside joins a namespace to the node by a veth pair: 192.0.2.1 is the node, 192.0.2.9 the client.
@@ -188,7 +172,10 @@ func addOutside(t testing.TB) {
 		outside.Close()
 	})
 	address(t, "up0", "192.0.2.1/24")
-	in(t, outside, func() error { return configure("out0", "192.0.2.9/24") })
+	in(t, outside, func() error { return configure("out0", "192.0.2.9/24") }, func() error {
+		services := &net.IPNet{IP: net.IPv4(10, 97, 0, 0), Mask: net.CIDRMask(16, 32)}
+		return netlink.RouteReplace(&netlink.Route{Dst: services, Gw: net.IPv4(192, 0, 2, 1)})
+	})
 }
 
 func address(t testing.TB, device, cidr string) {
@@ -305,10 +292,6 @@ func ask(t testing.TB, from *os.File, network, to string) (name string, saw neti
 	t.Helper()
 	var reply []byte
 	in(t, from, func() error {
-		if from != nil && from == outside {
-			reply, err = askFromElsewhere(network, to)
-			return nil
-		}
 		reply, err = exchange(network, to)
 		return nil
 	})
@@ -320,24 +303,6 @@ func ask(t testing.TB, from *os.File, network, to string) (name string, saw neti
 		return "", saw, fmt.Errorf("reply %q", reply)
 	}
 	return who, netip.MustParseAddrPort(peer).Addr(), nil
-}
-
-// askFromElsewhere asks from a process in the namespace of the calling thread, but in another cgroup: a client on another
-// machine has none of this node's socket programs.
-func askFromElsewhere(network, to string) ([]byte, error) {
-	root, err := os.Open(cgroupRoot())
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), askAs+"="+network+" "+to)
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(root.Fd())}
-	reply, err := cmd.Output()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return nil, errors.New(string(exit.Stderr))
-	}
-	return reply, err
 }
 
 // assertAnswer expects one of the pods to answer.
@@ -407,9 +372,9 @@ func (n *node) awaitDump(t testing.TB, ok func(string) bool) {
 func TestPodsAndServices(t *testing.T) {
 	n := startNode(t)
 	a, b := n.addPod(t, "a"), n.addPod(t, "b")
-	n.addService(t, "both", "10.96.0.7", 30080, a, b)
-	n.addService(t, "self", "10.96.0.8", 30081, a)
-	n.addService(t, "none", "10.96.0.9", 30082)
+	n.addService(t, "both", "10.97.0.7", 30080, a, b)
+	n.addService(t, "self", "10.97.0.8", 30081, a)
+	n.addService(t, "none", "10.97.0.9", 30082)
 
 	for _, network := range []string{"tcp4", "udp4"} {
 		t.Run(network, func(t *testing.T) {
@@ -417,17 +382,18 @@ func TestPodsAndServices(t *testing.T) {
 			if saw := assertAnswer(t, b.ns, network, a.address.String()+":8080", a); saw != b.address {
 				t.Errorf("pod a saw pod b as %s", saw)
 			}
-			assertAnswer(t, nil, network, "10.96.0.7:80", a, b)
-			assertAnswer(t, b.ns, network, "10.96.0.7:80", a, b)
-			assertAnswer(t, a.ns, network, "10.96.0.8:80", a)
+			assertAnswer(t, nil, network, "10.97.0.7:80", a, b)
+			assertAnswer(t, b.ns, network, "10.97.0.7:80", a, b)
+			assertAnswer(t, a.ns, network, "10.97.0.8:80", a)
 			assertAnswer(t, nil, network, "127.0.0.1:30080", a, b)
 			assertAnswer(t, nil, network, "192.0.2.1:30080", a, b)
 			assertAnswer(t, b.ns, network, "192.0.2.1:30080", a, b)
 			assertAnswer(t, a.ns, network, "192.0.2.1:30081", a)
 			assertAnswer(t, outside, network, "192.0.2.1:30080", a, b)
+			assertAnswer(t, outside, network, "10.97.0.7:80", a, b)
 		})
 	}
-	for from, to := range map[*os.File]string{nil: "10.96.0.9:80", a.ns: "10.96.0.9:80", outside: "192.0.2.1:30082"} {
+	for from, to := range map[*os.File]string{nil: "10.97.0.9:80", a.ns: "10.97.0.9:80", outside: "192.0.2.1:30082"} {
 		start := time.Now()
 		_, _, err := ask(t, from, "tcp4", to)
 		if err == nil || !strings.Contains(err.Error(), "connection refused") || time.Since(start) > time.Second {
@@ -457,7 +423,7 @@ func TestMasquerade(t *testing.T) {
 func TestFilters(t *testing.T) {
 	n := startNode(t)
 	a := n.addPod(t, "a")
-	n.addService(t, "one", "10.96.0.7", 30080, a)
+	n.addService(t, "one", "10.97.0.7", 30080, a)
 	link, err := netlink.LinkByName("up0")
 	must(t, err)
 	index := link.Attrs().Index
@@ -484,13 +450,13 @@ func TestFilters(t *testing.T) {
 func TestRestart(t *testing.T) {
 	n := startNode(t)
 	a := n.addPod(t, "a")
-	n.addService(t, "both", "10.96.0.7", 30080, a)
+	n.addService(t, "both", "10.97.0.7", 30080, a)
 	before, err := n.Maps().Dump()
 	must(t, err)
 	n.Close()
 
 	// Nobody is there, and the network goes on.
-	assertAnswer(t, nil, "tcp4", "10.96.0.7:80", a)
+	assertAnswer(t, nil, "tcp4", "10.97.0.7:80", a)
 	assertAnswer(t, outside, "tcp4", "192.0.2.1:30080", a)
 
 	n.start(t)
@@ -500,7 +466,7 @@ func TestRestart(t *testing.T) {
 		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
 	must(t, n.Retain(t.Context(), []string{"uid-a"}))
-	assertAnswer(t, nil, "tcp4", "10.96.0.7:80", a)
+	assertAnswer(t, nil, "tcp4", "10.97.0.7:80", a)
 	must(t, n.Detach(t.Context(), "uid-a"))
 	n.awaitDump(t, func(dump string) bool { return !strings.Contains(dump, "endpoint") })
 }
@@ -509,7 +475,7 @@ func TestStartRefusesBadConfig(t *testing.T) {
 	good := Config{
 		NodeName: "a", NodeIP: netip.MustParseAddr("192.0.2.1"),
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), BPFDir: "/b", CgroupRoot: "/c", RunDir: "/r",
+		ServiceCIDR: netip.MustParsePrefix("10.97.0.0/16"), BPFDir: "/b", CgroupRoot: "/c", RunDir: "/r",
 	}
 	must(t, good.validate())
 	for field, spoil := range map[string]func(*Config){

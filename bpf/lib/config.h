@@ -51,8 +51,8 @@ CONFIG(__u16, nodeport_max) = 32767;
 CONFIG(__u16, nat_port_min) = 61000;
 CONFIG(__u16, nat_port_max) = 65535;
 
-/* The cookie of the node's network namespace (SO_NETNS_COOKIE); 0: the
- * initial one.
+/* The cookie of the node's network namespace (SO_NETNS_COOKIE); 0: not known,
+ * it is taken to be the initial one.
  */
 CONFIG(__u64, host_netns) = 0;
 

@@ -10,6 +10,7 @@
 #include "../lib/bpf.h"
 #include "../lib/config.h"
 #include "../lib/drop.h"
+#include "../lib/netns.h"
 #include "../lib/peer.h"
 #include "../lib/service.h"
 
@@ -18,14 +19,6 @@ enum outcome {
 	TRANSLATE, /* *peer says where to */
 	REFUSE,	   /* a Service that nobody serves */
 };
-
-/* in_host_netns tells whether the socket lives with the node's own. */
-INLINE bool in_host_netns(struct bpf_sock_addr *ctx)
-{
-	__u64 host = host_netns ? host_netns : bpf_get_netns_cookie(NULL);
-
-	return bpf_get_netns_cookie(ctx) == host;
-}
 
 INLINE bool l4_translated(__u32 proto)
 {
@@ -47,17 +40,21 @@ INLINE enum outcome choose(struct peer *p, const struct service *s)
 	return TRANSLATE;
 }
 
-/* find looks up the service of the asked half of p. */
+/* find looks up the service of the asked half of p. What misses, as most
+ * connections do, pays for nothing else.
+ */
 INLINE enum outcome find(struct bpf_sock_addr *ctx, struct peer *p,
 			 struct service **s)
 {
-	bool here = addr_loopback_v4(&p->asked) && in_host_netns(ctx);
+	bool here = addr_loopback_v4(&p->asked) && netns_is_host(ctx);
 	struct frontend *f;
 
 	f = frontend_lookup(&p->asked, p->asked_port, ctx->protocol, here);
+	if (!f && !network_contains(&service_network, &p->asked))
+		return PASS;
+	if (!netns_is_served(ctx))
+		return PASS;
 	if (!f) {
-		if (!network_contains(&service_network, &p->asked))
-			return PASS;
 		drop_count(DROP_NO_SERVICE, PLACE_SOCK, 0);
 		return REFUSE;
 	}

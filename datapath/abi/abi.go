@@ -90,6 +90,7 @@ const (
 	MapControl   = netdevMapControl
 	MapConntrack = netdevMapConntrack
 	MapDrop      = netdevMapDrop
+	MapNetns     = sockMapNetns
 	MapPeer      = sockMapPeer
 	MapDatagram  = sockMapDatagram
 )

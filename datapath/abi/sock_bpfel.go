@@ -20,6 +20,7 @@ const (
 	sockMapDevice         = "device"
 	sockMapDrop           = "drop"
 	sockMapFrontend       = "frontend"
+	sockMapNetns          = "netns"
 	sockMapNode           = "node"
 	sockMapPeer           = "peer"
 	sockMapService        = "service"
@@ -106,6 +107,7 @@ type sockMapSpecs struct {
 	Device   *ebpf.MapSpec `ebpf:"device"`
 	Drop     *ebpf.MapSpec `ebpf:"drop"`
 	Frontend *ebpf.MapSpec `ebpf:"frontend"`
+	Netns    *ebpf.MapSpec `ebpf:"netns"`
 	Node     *ebpf.MapSpec `ebpf:"node"`
 	Peer     *ebpf.MapSpec `ebpf:"peer"`
 	Service  *ebpf.MapSpec `ebpf:"service"`
@@ -154,6 +156,7 @@ type sockMaps struct {
 	Device   *ebpf.Map `ebpf:"device"`
 	Drop     *ebpf.Map `ebpf:"drop"`
 	Frontend *ebpf.Map `ebpf:"frontend"`
+	Netns    *ebpf.Map `ebpf:"netns"`
 	Node     *ebpf.Map `ebpf:"node"`
 	Peer     *ebpf.Map `ebpf:"peer"`
 	Service  *ebpf.Map `ebpf:"service"`
@@ -166,6 +169,7 @@ func (m *sockMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Frontend,
+		m.Netns,
 		m.Node,
 		m.Peer,
 		m.Service,

@@ -20,6 +20,7 @@ type Maps struct {
 	service   table[uint32, abi.Service]
 	slot      table[abi.SlotKey, abi.Backend]
 	endpoint  table[abi.Addr, abi.Endpoint]
+	netns     table[uint64, abi.Addr]
 	node      table[abi.Addr, abi.Node]
 	device    table[uint32, abi.Device]
 	control   table[uint32, abi.Control]
@@ -42,12 +43,15 @@ func Open(dir string) (*Maps, error) {
 
 // Create makes fresh maps that are pinned nowhere and vanish with Close. They are what tests on the real kernel write to.
 func Create() (*Maps, error) {
-	_, _, netdev, err := abi.Specs()
+	sock, _, netdev, err := abi.Specs()
 	if err != nil {
 		return nil, err
 	}
 	return assemble(func(name string) (*ebpf.Map, error) {
 		spec := netdev.Maps[name]
+		if spec == nil {
+			spec = sock.Maps[name]
+		}
 		if spec == nil {
 			return nil, errors.New("not in the programs")
 		}
@@ -60,8 +64,8 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m := &Maps{sizes: map[string]uint32{}}
 	byName := map[string]*ebpf.Map{}
 	for _, name := range []string{
-		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNode, abi.MapDevice, abi.MapControl,
-		abi.MapConntrack, abi.MapDrop,
+		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
+		abi.MapControl, abi.MapConntrack, abi.MapDrop,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -76,6 +80,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.service = kernelTable[uint32, abi.Service]{byName[abi.MapService]}
 	m.slot = kernelTable[abi.SlotKey, abi.Backend]{byName[abi.MapSlot]}
 	m.endpoint = kernelTable[abi.Addr, abi.Endpoint]{byName[abi.MapEndpoint]}
+	m.netns = kernelTable[uint64, abi.Addr]{byName[abi.MapNetns]}
 	m.node = kernelTable[abi.Addr, abi.Node]{byName[abi.MapNode]}
 	m.device = kernelTable[uint32, abi.Device]{byName[abi.MapDevice]}
 	m.control = kernelTable[uint32, abi.Control]{byName[abi.MapControl]}
@@ -95,6 +100,7 @@ func Fake(fail func(op, table string) error) *Maps {
 		service:   newMemoryTable[uint32, abi.Service](abi.MapService, fail),
 		slot:      newMemoryTable[abi.SlotKey, abi.Backend](abi.MapSlot, fail),
 		endpoint:  newMemoryTable[abi.Addr, abi.Endpoint](abi.MapEndpoint, fail),
+		netns:     newMemoryTable[uint64, abi.Addr](abi.MapNetns, fail),
 		node:      newMemoryTable[abi.Addr, abi.Node](abi.MapNode, fail),
 		device:    newMemoryTable[uint32, abi.Device](abi.MapDevice, fail),
 		control:   newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
@@ -121,6 +127,7 @@ func (m *Maps) Rows() (map[string]int, error) {
 		count(m.frontend, abi.MapFrontend, rows),
 		count(m.slot, abi.MapSlot, rows),
 		count(m.endpoint, abi.MapEndpoint, rows),
+		count(m.netns, abi.MapNetns, rows),
 		count(m.node, abi.MapNode, rows),
 		count(m.device, abi.MapDevice, rows),
 	)

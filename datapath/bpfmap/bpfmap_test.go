@@ -101,8 +101,13 @@ func TestManyRows(t *testing.T) {
 func TestEndpointsNodesDevices(t *testing.T) {
 	eachMaps(t, func(t *testing.T, m *Maps) {
 		a := netip.MustParseAddr("10.244.0.2")
-		e := desired.Endpoint{Address: a, IfIndex: 9, PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+		e := desired.Endpoint{Address: a, IfIndex: 9, PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, NetNS: 77}
 		must(t, m.PutEndpoint(e))
+		must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.3"), NetNS: 78}))
+		must(t, m.DeleteEndpoint(netip.MustParseAddr("10.244.0.3")))
+		if pod, ok, err := m.netns.get(77); err != nil || !ok || pod.Netip() != a {
+			t.Errorf("network namespace 77 is of %s, %t, %v", pod, ok, err)
+		}
 		must(t, m.Nodes().Put(netip.MustParseAddr("192.0.2.1"), desired.Node{Local: true}))
 		must(t, m.Nodes().Put(netip.MustParseAddr("192.0.2.2"), desired.Node{}))
 		must(t, m.Devices().Put(2, desired.Device{Masquerade: netip.MustParseAddr("192.0.2.1")}))
@@ -121,6 +126,9 @@ node 192.0.2.2 local=false
 		}
 		if _, ok, err := m.Endpoint(a); err != nil || ok {
 			t.Errorf("the endpoint is there: %t, %v", ok, err)
+		}
+		if rows, err := m.Rows(); err != nil || rows[abi.MapNetns] != 0 {
+			t.Errorf("rows left %v, %v", rows, err)
 		}
 		assertDump(t, m, "node 192.0.2.2 local=false\n")
 	})

@@ -8,23 +8,51 @@ import (
 	"github.com/skep-io/skep/datapath/desired"
 )
 
-// PutEndpoint writes the row of a pod of this node.
+// PutEndpoint writes the rows of a pod of this node: its address, and its network namespace if that is known.
 func (m *Maps) PutEndpoint(e desired.Endpoint) error {
+	if e.NetNS != 0 {
+		if err := m.netns.put(e.NetNS, abi.AddrFrom(e.Address)); err != nil {
+			return err
+		}
+	}
 	row := abi.Endpoint{Ifindex: uint32(e.IfIndex)}
 	copy(row.Mac[:], e.PodMAC)
 	return m.endpoint.put(abi.AddrFrom(e.Address), row)
 }
 
-// DeleteEndpoint removes the row of an address.
-func (m *Maps) DeleteEndpoint(a netip.Addr) error { return m.endpoint.delete(abi.AddrFrom(a)) }
+// DeleteEndpoint removes the rows of an address.
+func (m *Maps) DeleteEndpoint(a netip.Addr) error {
+	cookies, err := m.netnsOf(a)
+	if err != nil {
+		return err
+	}
+	for _, c := range cookies {
+		if err := m.netns.delete(c); err != nil {
+			return err
+		}
+	}
+	return m.endpoint.delete(abi.AddrFrom(a))
+}
 
-// Endpoint returns the row of an address and whether there is one.
+// netnsOf lists the network namespaces whose pod has the address: one, and those that a crash left behind.
+func (m *Maps) netnsOf(a netip.Addr) ([]uint64, error) {
+	var cookies []uint64
+	err := m.netns.each(func(cookie uint64, pod abi.Addr) bool {
+		if pod == abi.AddrFrom(a) {
+			cookies = append(cookies, cookie)
+		}
+		return true
+	})
+	return cookies, err
+}
+
+// Endpoint returns the row of an address and whether there is one. NetNS is not filled in.
 func (m *Maps) Endpoint(a netip.Addr) (desired.Endpoint, bool, error) {
 	row, ok, err := m.endpoint.get(abi.AddrFrom(a))
 	return endpointOf(abi.AddrFrom(a), row), ok, err
 }
 
-// Endpoints returns the rows of all pods of this node.
+// Endpoints returns the rows of all pods of this node. NetNS is not filled in.
 func (m *Maps) Endpoints() ([]desired.Endpoint, error) {
 	var list []desired.Endpoint
 	err := m.endpoint.each(func(k abi.Addr, v abi.Endpoint) bool {

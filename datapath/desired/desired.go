@@ -141,6 +141,8 @@ type Endpoint struct {
 	IfIndex int
 	// PodMAC is the address of the device inside the pod, HostMAC that of the host side.
 	PodMAC, HostMAC net.HardwareAddr
+	// NetNS is the cookie of the pod's network namespace; 0 when the kernel does not tell.
+	NetNS uint64
 }
 
 // Node is what is known of one address of a node.

@@ -8,9 +8,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
-	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/datapath/abi"
+	"github.com/skep-io/skep/datapath/netns"
 )
 
 // Features are what this kernel can do beyond the floor of 5.10.
@@ -27,25 +27,8 @@ func probe() (Features, error) {
 		return f, fmt.Errorf("probe bpf_set_retval: %w", err)
 	}
 	f.SetRetval = err == nil
-	f.NetnsCookie, err = netnsCookie()
+	f.NetnsCookie, err = netns.Cookie()
 	return f, err
-}
-
-// netnsCookie is the cookie of the current network namespace.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("socket: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("network namespace cookie: %w", err)
-	}
-	return cookie, nil
 }
 
 // network is struct network of bpf/lib/addr.h.

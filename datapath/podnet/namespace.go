@@ -8,6 +8,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/datapath/netns"
 )
 
 // createNamespace makes a network namespace and pins it at path by a bind mount, from where it outlives this process. A
@@ -78,6 +80,20 @@ func enter(ns, home *os.File, fn func() error) error {
 		}
 		return fn()
 	})
+}
+
+// cookieOf returns the cookie of the namespace pinned at path; 0 when there is none or the kernel does not tell.
+func cookieOf(path string, home *os.File) (cookie uint64, err error) {
+	ns, err := openNamespace(path)
+	if ns == nil || err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	err = enter(ns, home, func() (err error) {
+		cookie, err = netns.Cookie()
+		return err
+	})
+	return cookie, err
 }
 
 // onThread runs fn, which may change its network namespace, on a thread of its own and brings the thread home afterwards. A

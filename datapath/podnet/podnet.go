@@ -218,7 +218,11 @@ func (m *Manager) connect(d device) error {
 	if err := m.cfg.Programs.AttachPod(d.name, d.index); err != nil {
 		return err
 	}
-	endpoint := desired.Endpoint{Address: d.address, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC}
+	cookie, err := cookieOf(m.path(d.uid), m.hostNS)
+	if err != nil {
+		return err
+	}
+	endpoint := desired.Endpoint{Address: d.address, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC, NetNS: cookie}
 	if err := m.cfg.Endpoints.Put(endpoint); err != nil {
 		return err
 	}

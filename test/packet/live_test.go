@@ -185,6 +185,11 @@ func TestLive(t *testing.T) {
 				{"host to service", w.node, at(vip, 80), "b", router},
 				{"node port on loopback", w.node, at(loopback, 30080), "b", router},
 				{"node port on node", w.node, at(nodeIP, 30080), "b", router},
+				// Below the same cgroup, but no socket of this node.
+				{"node port from outside", out, at(nodeIP, 30080), "b", clientIP},
+				{"node port on host from outside", out, at(nodeIP, 30082), "node", clientIP},
+				{"service from outside", out, at(vip, 80), "b", clientIP},
+				{"no endpoints from outside", out, at(vip, 81), "", clientIP},
 			})
 		})
 	})
@@ -194,6 +199,7 @@ func TestLive(t *testing.T) {
 			{"hairpin", b, at(vip, 80), "b", router},
 			{"node port from outside", out, at(nodeIP, 30080), "b", clientIP},
 			{"node port on host from outside", out, at(nodeIP, 30082), "node", clientIP},
+			{"service from outside", out, at(vip, 80), "b", clientIP},
 			{"no endpoints from outside", out, at(nodeIP, 30081), "", clientIP},
 		})
 	})

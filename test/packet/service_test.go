@@ -17,7 +17,7 @@ var (
 	noPod    = netip.MustParseAddr("10.244.0.99")
 	nodeIP   = netip.MustParseAddr("192.0.2.1")
 	clientIP = netip.MustParseAddr("192.0.2.2")
-	vip      = netip.MustParseAddr("10.96.0.20")
+	vip      = netip.MustParseAddr("10.97.0.20")
 	anyIP    = netip.MustParseAddr("0.0.0.0")
 	loopback = netip.MustParseAddr("127.0.0.1")
 )
@@ -25,7 +25,7 @@ var (
 var testConfig = load.Config{
 	ClusterNetwork: netip.MustParsePrefix("10.244.0.0/16"),
 	PodNetwork:     netip.MustParsePrefix("10.244.0.0/24"),
-	ServiceNetwork: netip.MustParsePrefix("10.96.0.0/16"),
+	ServiceNetwork: netip.MustParsePrefix("10.97.0.0/16"),
 	Router:         router,
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/load"
+	skepnetns "github.com/skep-io/skep/datapath/netns"
 )
 
 // world is a node in a network namespace of its own, with pods and a machine
@@ -197,6 +198,7 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 	w.t.Helper()
 	ns, index := w.link(name)
 	var mac [6]uint8
+	var cookie uint64
 	w.in(ns, func() {
 		w.ip("addr", "add", addr.String()+"/32", "dev", "eth0")
 		w.ip("route", "add", router.String(), "dev", "eth0")
@@ -208,6 +210,9 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 			return
 		}
 		copy(mac[:], l.HardwareAddr)
+		if cookie, err = skepnetns.Cookie(); err != nil {
+			w.t.Error(err)
+		}
 	})
 	w.in(w.node, func() {
 		w.ip("route", "add", addr.String()+"/32", "dev", name)
@@ -215,15 +220,20 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 			w.t.Error(err)
 		}
 	})
+	w.row(abi.MapNetns, cookie, abi.AddrFrom(addr))
 	w.row(abi.MapEndpoint, abi.AddrFrom(addr), abi.Endpoint{Ifindex: uint32(index), Mac: mac})
 	return ns
 }
 
-// outside makes the machine that knows only the node's address.
+// outside makes the machine that knows only the node's address, and that
+// Services are behind it.
 func (w *world) outside() netns.NsHandle {
 	w.t.Helper()
 	ns, index := w.link("up0")
-	w.in(ns, func() { w.ip("addr", "add", clientIP.String()+"/24", "dev", "eth0") })
+	w.in(ns, func() {
+		w.ip("addr", "add", clientIP.String()+"/24", "dev", "eth0")
+		w.ip("route", "add", testConfig.ServiceNetwork.String(), "via", nodeIP.String())
+	})
 	w.in(w.node, func() {
 		w.ip("addr", "add", nodeIP.String()+"/24", "dev", "up0")
 		if err := w.objects.AttachNetdev(index); err != nil {
