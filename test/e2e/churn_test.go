@@ -43,9 +43,11 @@ func hammer(t *testing.T, ns, ip string, held bool) func() count {
 func lastCount(t *testing.T, ns string, good func(count) bool) count {
 	t.Helper()
 	var c count
+	var last error
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		out := must(t)(shared.skep("logs", "-n", ns, "hammer", "--tail=1"))
-		if out == "" {
+		// A node that has just started may not know its pods yet.
+		out, err := shared.skep("logs", "-n", ns, "hammer", "--tail=1")
+		if last = err; err != nil || strings.TrimSpace(out) == "" {
 			continue
 		}
 		c = count{}
@@ -56,7 +58,7 @@ func lastCount(t *testing.T, ns string, good func(count) bool) count {
 			return c
 		}
 	}
-	t.Fatalf("the load stands still at %+v", c)
+	t.Fatalf("the load stands still at %+v: %v", c, last)
 	return c
 }
 

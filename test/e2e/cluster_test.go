@@ -139,7 +139,9 @@ func (n *node) up() error {
 
 // down stops the node and removes what it holds.
 func (n *node) down() error {
-	out, err := n.inside(append([]string{"down"}, n.flags()...)...)
+	// Not as a process of the node: it removes the node's cgroup.
+	args := append([]string{"--net=/run/netns/" + n.name, n.binary, "down"}, n.flags()...)
+	out, err := exec.Command("nsenter", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
@@ -184,8 +186,18 @@ func (n *node) connect() error {
 	return err
 }
 
-// inside runs skep in the node's network namespace and returns what it printed.
+// inside runs skep as a process of the node, in its network namespace and cgroup, and returns what it printed.
 func (n *node) inside(args ...string) (string, error) { return n.in(n.name, nil, args...) }
+
+// cgroup is a group of processes of the node, below the one whose processes reach Services.
+func (n *node) cgroup() string {
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err == nil {
+			return filepath.Join(root, n.name, "client")
+		}
+	}
+	return ""
+}
 
 // outside runs skep in the outside client's network namespace.
 func (n *node) outside(args ...string) (string, error) { return n.in(n.name+"-out", nil, args...) }
@@ -193,8 +205,10 @@ func (n *node) outside(args ...string) (string, error) { return n.in(n.name+"-ou
 // skep runs a command that needs the kubeconfig, and the places of the node where it is one of ours.
 func (n *node) skep(args ...string) (string, error) {
 	switch args[0] {
-	case "net", "image":
-		args = append(args, "--run-dir", filepath.Join(n.dir, "run"), "--bpf-dir", "/sys/fs/bpf/"+n.name)
+	case "net":
+		args = append(args, "--bpf-dir", "/sys/fs/bpf/"+n.name)
+	case "image":
+		args = append(args, "--run-dir", filepath.Join(n.dir, "run"))
 	}
 	return n.inside(args...)
 }
@@ -207,7 +221,11 @@ func (n *node) pipe(stdin string, args ...string) (string, error) {
 func (n *node) in(netns string, stdin io.Reader, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + netns, n.binary}, args...)...)
+	enter := `exec nsenter --net="$0" "$@"`
+	if netns == n.name {
+		enter = fmt.Sprintf("mkdir -p %[1]s && echo $$ >%[1]s/cgroup.procs && %[2]s", n.cgroup(), enter)
+	}
+	cmd := exec.CommandContext(ctx, "bash", append([]string{"-ec", enter, "/run/netns/" + netns, n.binary}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+n.kubeconfig(), "HOME="+n.dir)
 	cmd.Stdin = stdin
 	var out, errs bytes.Buffer

@@ -48,13 +48,16 @@ type Config struct {
 
 // Reporter keeps the Node object and its lease.
 type Reporter struct {
-	cfg  Config
-	mu   sync.Mutex // guards fault
-	err  error
+	cfg Config
+	mu  sync.Mutex // guards what follows
+	err error
+	// settled says that err is known, not only the fault to begin with.
+	settled bool
 	wake chan struct{}
 }
 
-// New returns a Reporter whose node is not ready because of fault; nil means ready.
+// New returns a Reporter whose node is not ready because of fault until SetFault says more. A Node that exists already is left
+// as it is until then: its pods run, and an agent that starts again must not have them evicted.
 func New(cfg Config, fault error) *Reporter {
 	return &Reporter{cfg: cfg, err: fault, wake: make(chan struct{}, 1)}
 }
@@ -62,12 +65,18 @@ func New(cfg Config, fault error) *Reporter {
 // SetFault changes why the node is not ready; nil makes it ready.
 func (r *Reporter) SetFault(err error) {
 	r.mu.Lock()
-	r.err = err
+	r.err, r.settled = err, true
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (r *Reporter) known() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settled
 }
 
 func (r *Reporter) fault() error {
@@ -111,7 +120,7 @@ func (r *Reporter) report(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if have, err = r.relabel(ctx, have); err != nil {
+	if have, err = r.relabel(ctx, have); err != nil || !r.known() {
 		return err
 	}
 	status := r.Status(ctx, have.Status)
