@@ -17,6 +17,7 @@
 /* flow: a packet and where it is in the flow table. */
 struct flow {
 	struct packet packet;
+	struct packet quoted; /* of an ICMP error: see quote.h */
 	struct conntrack_key key;
 	__u32 from; /* index of the packet's source in key */
 	struct translation translation; /* of a new flow */

@@ -12,6 +12,7 @@
 #include "addr.h"
 
 #define IP_FRAGMENT_MASK 0x3fff /* more-fragments flag and offset */
+#define IP_FRAGMENT_OFFSET 0x1fff
 
 enum tcp_flag {
 	TCP_FIN = 0x01,
@@ -25,6 +26,8 @@ enum icmp_type {
 	ICMP_ECHOREPLY = 0,
 	ICMP_DEST_UNREACH = 3,
 	ICMP_ECHO = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETERPROB = 12,
 };
 
 enum icmp_unreach_code {
@@ -61,6 +64,9 @@ struct packet {
 	__be16 sport, dport; /* ICMP echo: the requester's is the id */
 	__u16 l4;	     /* offset of the L4 header in the frame */
 	__u16 length;	     /* IP total length, host byte order */
+	__u16 quote;	     /* ICMP errors: offset of the IP header that they
+			      * quote; others: 0
+			      */
 	__u8 proto;
 	__u8 ttl;
 	__u8 tos;
@@ -93,6 +99,10 @@ INLINE enum kind parse_l4(void *l4, void *end, struct packet *p)
 	} else if (byte[0] == ICMP_ECHOREPLY) {
 		p->dport = port[2];
 		p->has_ports = true;
+	} else if (byte[0] == ICMP_DEST_UNREACH ||
+		   byte[0] == ICMP_TIME_EXCEEDED ||
+		   byte[0] == ICMP_PARAMETERPROB) {
+		p->quote = p->l4 + sizeof(struct icmp_header);
 	}
 	if (p->proto != IPPROTO_TCP)
 		return KIND_IPV4;

@@ -7,6 +7,7 @@
  */
 #include "../lib/bpf.h"
 #include "../lib/flow.h"
+#include "../lib/quote.h"
 
 /* arrive hands a packet from outside to the pod at ifindex. */
 INLINE int arrive(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
@@ -119,6 +120,26 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	return onward(skb, &f->packet, &r);
 }
 
+/* report brings an ICMP error about a translated flow to whom it concerns. */
+INLINE int report(struct __sk_buff *skb, struct flow *f)
+{
+	struct packet *p = &f->packet;
+	struct conntrack *ct = quote_find(skb, f);
+	struct route r;
+	__u32 to;
+
+	if (!ct)
+		return TC_ACT_OK;
+	if (quote_rewrite(skb, f, ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	to = flow_device(&p->dst);
+	if (to)
+		return arrive(skb, p, to);
+	if (node_is_local(&p->dst) || !route_find(skb, p, &r))
+		return TC_ACT_OK;
+	return onward(skb, p, &r);
+}
+
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
@@ -132,7 +153,11 @@ int from_net(struct __sk_buff *skb)
 	if (!c || !f)
 		return TC_ACT_OK;
 	p = &f->packet;
-	if (parse(skb, p) != KIND_IPV4 || !p->has_ports)
+	if (parse(skb, p) != KIND_IPV4)
+		return TC_ACT_OK;
+	if (p->quote)
+		return report(skb, f);
+	if (!p->has_ports)
 		return TC_ACT_OK;
 	ct = flow_find(f);
 	if (ct && !flow_begins_anew(f, ct))
@@ -184,7 +209,11 @@ int to_net(struct __sk_buff *skb)
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4 || !f->packet.has_ports)
+	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4)
+		return TC_ACT_OK;
+	if (f->packet.quote && !quote_pass(skb, f))
+		return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
+	if (!f->packet.has_ports)
 		return TC_ACT_OK;
 	ct = flow_find(f);
 	if (ct && !flow_begins_anew(f, ct)) {

@@ -6,6 +6,7 @@
  */
 #include "../lib/bpf.h"
 #include "../lib/flow.h"
+#include "../lib/quote.h"
 
 /* arp_ours tells whether an ARP packet speaks for the pod that sent it. */
 INLINE bool arp_ours(struct __sk_buff *skb)
@@ -194,15 +195,50 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 	return masquerade(skb, f, c, &r);
 }
 
-/* portless sends what belongs to no flow: fragments, ICMP errors, other
- * protocols. They go where their addresses say; nothing is translated.
- */
-INLINE int portless(struct __sk_buff *skb, const struct packet *p)
+/* report sends an ICMP error about a translated flow. */
+INLINE int report(struct __sk_buff *skb, struct flow *f,
+		  const struct conntrack *ct)
 {
+	struct packet *p = &f->packet;
+	struct route r;
+	__u32 to;
+
+	/* As with the flow itself: if only the source changes it is routed by
+	 * the one that it has here, and the stack gets it as it is.
+	 */
+	to = flow_device(&p->dst);
+	if (!(ct->flags & CT_REWRITE_DST) && !to) {
+		if (!route_find(skb, p, &r))
+			return TC_ACT_OK;
+		if (quote_rewrite(skb, f, ct) || ttl_decrement(skb, p))
+			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+		return route_send(&r);
+	}
+	if (quote_rewrite(skb, f, ct))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
+	to = flow_device(&p->dst);
+	if (to)
+		return bpf_redirect_peer(to, 0);
+	return node_is_local(&p->dst) ? TC_ACT_OK : leave(skb, p);
+}
+
+/* portless sends what belongs to no flow by itself: fragments, ICMP errors,
+ * other protocols. But for errors about translated flows they go where their
+ * addresses say; nothing is translated.
+ */
+INLINE int portless(struct __sk_buff *skb, struct flow *f)
+{
+	struct packet *p = &f->packet;
+	struct conntrack *ct = NULL;
 	__u32 to;
 
 	if (!source_ours(skb, p))
 		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
+	if (p->quote)
+		ct = quote_find(skb, f);
+	/* A pod is no router: it reports on what was sent to itself. */
+	if (ct && addr_equal(&f->quoted.src, &p->src))
+		return report(skb, f, ct);
 	to = flow_device(&p->dst);
 	if (to)
 		return bpf_redirect_peer(to, 0);
@@ -238,7 +274,7 @@ int from_pod(struct __sk_buff *skb)
 		return flow_drop(skb, DROP_MALFORMED, PLACE_FROM_POD);
 	}
 	if (!f->packet.has_ports)
-		return portless(skb, &f->packet);
+		return portless(skb, f);
 	ct = flow_find(f);
 	/* The entry knows the device of the pod: another pod that uses its
 	 * address takes the long way, where it is found out.
@@ -260,7 +296,11 @@ int to_pod(struct __sk_buff *skb)
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4 || !f->packet.has_ports)
+	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4)
+		return TC_ACT_OK;
+	if (f->packet.quote && !quote_pass(skb, f))
+		return flow_drop(skb, DROP_REWRITE, PLACE_TO_POD);
+	if (!f->packet.has_ports)
 		return TC_ACT_OK;
 	ct = flow_find(f);
 	if (!ct || flow_begins_anew(f, ct)) {

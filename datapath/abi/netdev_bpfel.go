@@ -116,13 +116,29 @@ type netdevFlow struct {
 		Dport    uint16
 		L4       uint16
 		Length   uint16
+		Quote    uint16
 		Proto    uint8
 		Ttl      uint8
 		Tos      uint8
 		Tcp      uint8
 		Fragment bool
 		HasPorts bool
-		_        [2]byte
+	}
+	Quoted struct {
+		_        structs.HostLayout
+		Src      netdevAddr
+		Dst      netdevAddr
+		Sport    uint16
+		Dport    uint16
+		L4       uint16
+		Length   uint16
+		Quote    uint16
+		Proto    uint8
+		Ttl      uint8
+		Tos      uint8
+		Tcp      uint8
+		Fragment bool
+		HasPorts bool
 	}
 	Key         netdevConntrackKey
 	From        uint32

@@ -98,12 +98,39 @@ func checksum(start uint32, b []byte) uint16 {
 	return ^uint16(s)
 }
 
-// unreachable is the ICMP error about a frame.
-func unreachable(from, to netip.Addr, about frame) frame {
+// ICMP errors by type and code.
+var (
+	portUnreachable = [2]uint8{3, 3}
+	tooLarge        = [2]uint8{3, 4}
+	expired         = [2]uint8{11, 0}
+)
+
+// report is the ICMP error that a machine sends about a frame.
+func report(kind [2]uint8, from, to netip.Addr, about frame) frame {
 	quote := about.bytes()[14:42]
-	raw := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quote...)
+	raw := append([]byte{kind[0], kind[1], 0, 0, 0, 0, 0, 0}, quote...)
+	if kind == tooLarge {
+		binary.BigEndian.PutUint16(raw[6:], 1400)
+	}
 	binary.BigEndian.PutUint16(raw[2:], checksum(0, raw))
 	return frame{src: at(from, 0), dst: at(to, 0), proto: unix.IPPROTO_ICMP, raw: raw}
+}
+
+// unreachable is the ICMP error about a datagram that nobody takes.
+func unreachable(from, to netip.Addr, about frame) frame {
+	return report(portUnreachable, from, to, about)
+}
+
+// summedAs gives f the UDP or ICMP checksum of another frame: of what is
+// quoted, sums are left as they are.
+func (f frame) summedAs(other frame) frame {
+	at := 6
+	if f.proto == unix.IPPROTO_ICMP {
+		at = 2
+	}
+	f.raw = f.l4()
+	copy(f.raw[at:at+2], other.l4()[at:at+2])
+	return f
 }
 
 // macs sets the addresses of the frame's link.

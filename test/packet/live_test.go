@@ -144,6 +144,9 @@ func TestLive(t *testing.T) {
 	w.service(udp(4, list(at(vip, 81), at(anyIP, 30081)), nil))
 	w.service(tcp(5, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
 	w.service(udp(6, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
+	closed := list(at(podB, 9))
+	w.service(tcp(7, list(at(vip, 83), at(anyIP, 30083)), closed))
+	w.service(udp(8, list(at(vip, 83), at(anyIP, 30083)), closed))
 
 	type row struct {
 		name   string
@@ -175,6 +178,8 @@ func TestLive(t *testing.T) {
 		{"pod to service on host", a, at(vip, 82), "node", podA},
 		{"no endpoints", a, at(vip, 81), "", podA},
 		{"no such service", a, at(vip, 9), "", podA},
+		{"closed port of a backend", a, at(vip, 83), "", podA},
+		{"closed port outside", a, at(clientIP, 9), "", podA},
 		{"loopback of a pod is its own", a, at(loopback, 30080), "", podA},
 	}
 	t.Run("socket", func(t *testing.T) {
@@ -201,6 +206,7 @@ func TestLive(t *testing.T) {
 			{"node port on host from outside", out, at(nodeIP, 30082), "node", clientIP},
 			{"service from outside", out, at(vip, 80), "b", clientIP},
 			{"no endpoints from outside", out, at(nodeIP, 30081), "", clientIP},
+			{"closed port from outside", out, at(nodeIP, 30083), "", clientIP},
 		})
 	})
 	w.reportDrops()
