@@ -1,0 +1,182 @@
+package authorization
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+)
+
+const (
+	nodeUserPrefix = "system:node:"
+	nodesGroup     = "system:nodes"
+)
+
+// PodsOf lists the pods of a namespace that are bound to a node; all namespaces where namespace is empty.
+type PodsOf func(ctx context.Context, namespace, node string) ([]corev1.Pod, error)
+
+// nodeRules are what every node may do. What of it concerns single objects is narrowed by nodes.authorize.
+var nodeRules = []rbacv1.PolicyRule{
+	rule("create", "authentication.k8s.io", "tokenreviews"),
+	rule("create", "authorization.k8s.io", "subjectaccessreviews", "localsubjectaccessreviews"),
+	rule("get list watch", "", "services", "namespaces", "endpoints"),
+	rule("get list watch", "discovery.k8s.io", "endpointslices"),
+	rule("create get list watch update patch", "", "nodes"),
+	rule("update patch", "", "nodes/status"),
+	rule("create update patch", "", "events"),
+	rule("create update patch", "events.k8s.io", "events"),
+	rule("get list watch delete", "", "pods"),
+	rule("update patch", "", "pods/status"),
+	rule("create", "", "pods/eviction"),
+	rule("get list watch", "", "secrets", "configmaps"),
+	rule("create", "", "serviceaccounts/token"),
+	rule("get create update patch delete", "coordination.k8s.io", "leases"),
+}
+
+// rule is a policy rule of blank-separated verbs.
+func rule(verbs, group string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: resources}
+}
+
+// nodes lets each node read what the pods that are bound to it refer to, and no more.
+type nodes struct{ pods PodsOf }
+
+// nodeOf returns the node that a user is.
+func nodeOf(u user.Info) (string, bool) {
+	name, ok := strings.CutPrefix(u.GetName(), nodeUserPrefix)
+	return name, ok && name != "" && slices.Contains(u.GetGroups(), nodesGroup)
+}
+
+// authorize implements authorizer.AuthorizerFunc.
+func (n nodes) authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	name, ok := nodeOf(a.GetUser())
+	if !ok || !a.IsResourceRequest() || !slices.ContainsFunc(nodeRules, func(r rbacv1.PolicyRule) bool { return allows(a, &r) }) {
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+	refusal, err := n.refuse(ctx, a, name)
+	if err != nil || refusal != "" {
+		return authorizer.DecisionNoOpinion, refusal, err
+	}
+	return authorizer.DecisionAllow, "", nil
+}
+
+// refuse returns why a request that the rules allow concerns another node's objects, nothing where it does not.
+func (n nodes) refuse(ctx context.Context, a authorizer.Attributes, node string) (string, error) {
+	resource := a.GetResource()
+	if sub := a.GetSubresource(); sub != "" {
+		resource += "/" + sub
+	}
+	switch resource {
+	case "secrets", "configmaps", "serviceaccounts/token":
+		if a.GetName() == "" {
+			return "No Object name found", nil
+		}
+		pods, err := n.pods(ctx, a.GetNamespace(), node)
+		if err != nil {
+			return "", err
+		}
+		if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return refers(&p, resource, a.GetName()) }) {
+			return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
+		}
+	case "pods":
+		return n.refusePods(ctx, a, node)
+	case "leases":
+		if a.GetNamespace() != corev1.NamespaceNodeLease || a.GetName() != node && a.GetVerb() != "create" {
+			return "can only access node lease with the same name as the requesting node", nil
+		}
+	}
+	return "", nil
+}
+
+// refusePods lets a node list its own pods by field selector, and get and delete each of them.
+func (n nodes) refusePods(ctx context.Context, a authorizer.Attributes, node string) (string, error) {
+	if a.GetVerb() == "list" || a.GetVerb() == "watch" {
+		selector, err := a.GetFieldSelector()
+		if err != nil {
+			return "", err
+		}
+		for _, r := range selector {
+			if r.Field == "spec.nodeName" && r.Value == node {
+				return "", nil
+			}
+		}
+		return "can only list/watch pods with spec.nodeName field selector", nil
+	}
+	pods, err := n.pods(ctx, a.GetNamespace(), node)
+	if err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.GetName() }) {
+		return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
+	}
+	return "", nil
+}
+
+// refers says whether the pod refers to the object of that name in its namespace.
+func refers(p *corev1.Pod, resource, name string) bool {
+	switch resource {
+	case "serviceaccounts/token":
+		return p.Spec.ServiceAccountName == name
+	case "secrets":
+		return refersToSecret(p, name)
+	}
+	return refersToConfigMap(p, name)
+}
+
+func refersToSecret(p *corev1.Pod, name string) bool {
+	for _, r := range p.Spec.ImagePullSecrets {
+		if r.Name == name {
+			return true
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.Secret != nil && v.Secret.SecretName == name {
+			return true
+		}
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.Secret != nil && s.Secret.Name == name {
+				return true
+			}
+		}
+	}
+	return inEnv(p, func(e corev1.EnvVar) bool {
+		return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && e.ValueFrom.SecretKeyRef.Name == name
+	}, func(e corev1.EnvFromSource) bool { return e.SecretRef != nil && e.SecretRef.Name == name })
+}
+
+func refersToConfigMap(p *corev1.Pod, name string) bool {
+	for _, v := range p.Spec.Volumes {
+		if v.ConfigMap != nil && v.ConfigMap.Name == name {
+			return true
+		}
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.ConfigMap != nil && s.ConfigMap.Name == name {
+				return true
+			}
+		}
+	}
+	return inEnv(p, func(e corev1.EnvVar) bool {
+		return e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil && e.ValueFrom.ConfigMapKeyRef.Name == name
+	}, func(e corev1.EnvFromSource) bool { return e.ConfigMapRef != nil && e.ConfigMapRef.Name == name })
+}
+
+// inEnv says whether a variable or a source of variables of any container is the one.
+func inEnv(p *corev1.Pod, variable func(corev1.EnvVar) bool, source func(corev1.EnvFromSource) bool) bool {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if slices.ContainsFunc(c.Env, variable) || slices.ContainsFunc(c.EnvFrom, source) {
+			return true
+		}
+	}
+	return false
+}
