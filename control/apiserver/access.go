@@ -2,32 +2,105 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
+	"time"
 
-	"k8s.io/apiserver/pkg/authentication/authenticator"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	requestunion "k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/apiserver/pkg/authentication/token/cache"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skep-io/skep/control/apiserver/admission"
+	"github.com/skep-io/skep/control/apiserver/authorization"
+	"github.com/skep-io/skep/control/apiserver/authorization/policy"
+	"github.com/skep-io/skep/control/apiserver/token"
 )
 
-// access decides who may do what.
-type access struct{}
+const (
+	// tokenTTL is how long a token that was found good is not looked at again.
+	tokenTTL = 10 * time.Second
+	// issuer is what tokens say of who made them.
+	issuer = "https://kubernetes.default.svc.cluster.local"
+)
 
-// newAccess sets the generic server's authentication, authorization and admission.
-func newAccess(cfg Config, c *genericapiserver.Config) (*access, error) {
-	ca, err := dynamiccertificates.NewStaticCAContent("cluster-ca", cfg.Keys.CA.Cert)
+// access is who may do what: authentication, authorization and admission of the server, and their informers.
+type access struct {
+	client  kubernetes.Interface
+	factory informers.SharedInformerFactory
+}
+
+// newAccess sets the generic server's authentication, authorization and admission, and adds the resources by which clients ask
+// about them.
+func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error) {
+	client, err := kubernetes.NewForConfig(c.LoopbackClientConfig)
 	if err != nil {
 		return nil, err
 	}
-	c.SecureServing.ClientCA = ca
-	var certificates authenticator.Request = x509.NewDynamic(ca.VerifyOptions, x509.CommonNameUserConversion)
-	c.Authentication.Authenticator = group.NewAuthenticatedGroupAdder(certificates)
-	c.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
-	return &access{}, nil
+	a := &access{client: client, factory: informers.NewSharedInformerFactory(client, 0)}
+	if err := a.authenticate(cfg, c, k); err != nil {
+		return nil, err
+	}
+	if c.Authorization.Authorizer, c.RuleResolver, err = authorization.New(a.factory, k.podsOf); err != nil {
+		return nil, err
+	}
+	c.AdmissionControl, err = admission.New(client, a.factory)
+	return a, err
 }
 
-func (a *access) addReviews(groups) {}
+// authenticate accepts certificates of the cluster's CA and ServiceAccount tokens, and nobody else but on the public paths.
+func (a *access) authenticate(cfg Config, c *genericapiserver.Config, k *kinds) error {
+	ca, err := dynamiccertificates.NewStaticCAContent("cluster-ca", cfg.Keys.CA.Cert)
+	if err != nil {
+		return fmt.Errorf("cluster CA: %w", err)
+	}
+	c.SecureServing.ClientCA = ca
+	tokens, err := token.New(cfg.Keys.ServiceAccountKey, issuer, []string{issuer})
+	if err != nil {
+		return err
+	}
+	objects := token.Objects{ServiceAccounts: k.byKind["ServiceAccount"], Pods: k.byKind["Pod"], Secrets: k.byKind["Secret"], Nodes: k.byKind["Node"]}
+	check := cache.New(tokens.Authenticator(objects), false, tokenTTL, tokenTTL)
+	c.Authentication.APIAudiences = tokens.Audiences()
+	var public []apiserver.AnonymousAuthCondition
+	for _, path := range authorization.Public {
+		public = append(public, apiserver.AnonymousAuthCondition{Path: path})
+	}
+	known := requestunion.New(x509.NewDynamic(ca.VerifyOptions, x509.CommonNameUserConversion), bearertoken.New(check), websocket.NewProtocolAuthenticator(check))
+	c.Authentication.Authenticator = requestunion.NewFailOnError(group.NewAuthenticatedGroupAdder(known), anonymous.NewAuthenticator(public))
 
-func (a *access) start(context.Context, kubernetes.Interface) error { return nil }
+	k.merge("ServiceAccount", map[string]rest.Storage{"serviceaccounts/token": token.NewREST(tokens, objects)})
+	gv := authenticationv1.SchemeGroupVersion
+	k.all.add(gv, "tokenreviews", token.NewReviewREST(check, tokens.Audiences()))
+	k.all.add(gv, "selfsubjectreviews", token.NewSelfReviewREST())
+	return nil
+}
+
+// start starts the informers once the server serves, and makes the default roles.
+func (a *access) start(ctx context.Context) error {
+	a.factory.StartWithContext(ctx)
+	return policy.Ensure(ctx, a.client)
+}
+
+// podsOf implements authorization.PodsOf on the watch cache.
+func (k *kinds) podsOf(ctx context.Context, namespace, node string) ([]corev1.Pod, error) {
+	list, err := k.byKind["Pod"].List(genericapirequest.WithNamespace(ctx, namespace), &internalversion.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node), ResourceVersion: "0"})
+	if err != nil {
+		return nil, fmt.Errorf("pods of node %s: %w", node, err)
+	}
+	return list.(*corev1.PodList).Items, nil
+}

@@ -10,6 +10,7 @@ import (
 	goruntime "runtime"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -18,7 +19,6 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/options"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	basecompatibility "k8s.io/component-base/compatibility"
 
@@ -67,19 +67,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	access, err := newAccess(cfg, generic)
-	if err != nil {
-		return nil, err
-	}
 	stores, err := newStorages(cfg.EtcdEndpoints, cfg.Keys.EncryptionKey, codecs, generic.StorageObjectCountTracker)
 	if err != nil {
 		return nil, err
 	}
 	generic.RESTOptionsGetter = stores
-	if s.generic, err = generic.Complete(nil).New("skep", genericapiserver.NewEmptyDelegate()); err != nil {
-		return nil, err
-	}
-	openapi.Install(s.generic.Handler.NonGoRestfulMux)
 	kinds, err := newKinds(cfg, scheme, stores)
 	if err != nil {
 		return nil, err
@@ -87,7 +79,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := kinds.restore(ctx); err != nil {
 		return nil, err
 	}
-	access.addReviews(kinds.all)
+	access, err := newAccess(cfg, generic, kinds)
+	if err != nil {
+		return nil, err
+	}
+	if s.generic, err = generic.Complete(nil).New("skep", genericapiserver.NewEmptyDelegate()); err != nil {
+		return nil, err
+	}
+	openapi.Install(s.generic.Handler.NonGoRestfulMux)
 	err = installer{
 		server: s.generic, scheme: scheme, codecs: codecs, admission: generic.AdmissionControl,
 		addresses: discovery.DefaultAddresses{DefaultAddress: generic.ExternalAddress},
@@ -135,14 +134,10 @@ func (s *Server) Run(ctx context.Context) error {
 // addHooks makes the server bootstrap the cluster after it has begun to serve.
 func (s *Server) addHooks(access *access) error {
 	return s.generic.AddPostStartHook("bootstrap", func(hook genericapiserver.PostStartHookContext) error {
-		client, err := kubernetes.NewForConfig(s.Loopback())
-		if err != nil {
-			return err
-		}
-		if err := access.start(hook.Context, client); err != nil {
-			return err
-		}
-		if err := bootstrap(hook.Context, client, s.cfg); err != nil {
+		parts, ctx := errgroup.WithContext(hook.Context)
+		parts.Go(func() error { return access.start(hook.Context) })
+		parts.Go(func() error { return bootstrap(ctx, access.client, s.cfg) })
+		if err := parts.Wait(); err != nil {
 			return err
 		}
 		close(s.ready)
