@@ -34,7 +34,9 @@ func (l *Log) ProducesMIMETypes(string) []string { return []string{"text/plain"}
 func (l *Log) ProducesObject(string) any { return "" }
 
 // NewGetOptions implements rest.GetterWithOptions.
-func (l *Log) NewGetOptions() (runtime.Object, bool, string) { return &corev1.PodLogOptions{}, false, "" }
+func (l *Log) NewGetOptions() (runtime.Object, bool, string) {
+	return &corev1.PodLogOptions{}, false, ""
+}
 
 // OverrideMetricsVerb makes following a log no slow GET in the metrics.
 func (l *Log) OverrideMetricsVerb(verb string) string {
