@@ -53,7 +53,7 @@ type Reporter struct {
 	err error
 	// settled says that err is known, not only the fault to begin with.
 	settled bool
-	wake chan struct{}
+	wake    chan struct{}
 }
 
 // New returns a Reporter whose node is not ready because of fault until SetFault says more. A Node that exists already is left

@@ -73,16 +73,26 @@ func (s *Store) get(ctx context.Context, uid string, k key) (runtime.Object, err
 		return nil, err
 	}
 	if !ok {
-		return nil, apierrors.NewNotFound(corev1.Resource(k.resource[:len(k.resource)-1]), k.name)
+		return nil, k.notFound()
 	}
 	return o.(runtime.Object), nil
 }
 
-func (s *Store) read(ctx context.Context, k key) (runtime.Object, error) {
+func (s *Store) read(ctx context.Context, k key) (o runtime.Object, err error) {
 	if k.resource == "secrets" {
-		return s.client.CoreV1().Secrets(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+		o, err = s.client.CoreV1().Secrets(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+	} else {
+		o, err = s.client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
 	}
-	return s.client.CoreV1().ConfigMaps(k.namespace).Get(ctx, k.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		err = k.notFound()
+	}
+	return o, err
+}
+
+// notFound says so in the words that users know from the kubelet: it names the kind in the singular.
+func (k key) notFound() error {
+	return apierrors.NewNotFound(corev1.Resource(k.resource[:len(k.resource)-1]), k.name)
 }
 
 func (s *Store) follow(uid string, k key) *watcher {

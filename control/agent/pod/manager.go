@@ -222,7 +222,7 @@ func (m *Manager) Retry(uid types.UID) {
 		return
 	}
 	w.change(func() {
-		w.view.Sandbox.RetryAt = time.Time{}
+		w.view.Sandbox.RetryAt, w.retryWait = time.Time{}, 0
 		for name, wait := range w.view.Waiting {
 			if wait.Reason == "CreateContainerConfigError" {
 				wait.RetryAt = time.Time{}

@@ -11,8 +11,12 @@ import (
 )
 
 const (
-	// retrySandbox is how long to wait after network or volumes failed.
-	retrySandbox = 2 * time.Second
+	// retryFirst and retryMost are how long to wait after network or volumes failed; the wait doubles in between.
+	retryFirst, retryMost = 500 * time.Millisecond, 2 * time.Minute
+	// runError is why a container waits whose program could not be started.
+	runError = "RunContainerError"
+	// retryStop is how long to wait after a container could not be stopped or removed.
+	retryStop = time.Second
 	// minimumGrace is what a container gets after its preStop hook has used up the pod's grace.
 	minimumGrace = 2 * time.Second
 )
@@ -37,7 +41,8 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) {
 		w.view.Sandbox.Busy = false
 		if sandboxErr != nil || volumeErr != nil {
 			w.log.Warn("prepare pod", "err", errors.Join(sandboxErr, volumeErr))
-			w.view.Sandbox.RetryAt = time.Now().Add(retrySandbox)
+			w.retryWait = min(max(2*w.retryWait, retryFirst), retryMost)
+			w.view.Sandbox.RetryAt = time.Now().Add(w.retryWait)
 			return
 		}
 		w.shared = shared
@@ -81,7 +86,7 @@ func (w *worker) start(ctx, starting context.Context, p *corev1.Pod, a Action) {
 	if fault != nil {
 		w.change(func() { w.fail(c.Name, fault) })
 		if id != "" {
-			w.refreshBeside(ctx, id)
+			w.refresh(ctx, id)
 		}
 		return
 	}
@@ -98,11 +103,6 @@ func (w *worker) start(ctx, starting context.Context, p *corev1.Pod, a Action) {
 		delete(w.view.Busy, c.Name)
 		w.allowProbes(ctx, id)
 	})
-}
-
-// refreshBeside takes in a container that was created but did not start.
-func (w *worker) refreshBeside(ctx context.Context, id string) {
-	w.refresh(ctx, id)
 }
 
 // fault is why a container did not start.
@@ -145,7 +145,7 @@ func (w *worker) launch(ctx context.Context, p *corev1.Pod, c *corev1.Container,
 	w.event(p, c.Name, corev1.EventTypeNormal, "Created", "Container created")
 	if err := w.cfg.Runtime.Start(ctx, id); err != nil {
 		w.event(p, c.Name, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
-		return id, &fault{Waiting{Reason: "RunContainerError", Message: err.Error()}, 0}
+		return id, &fault{Waiting{Reason: runError, Message: err.Error()}, 0}
 	}
 	w.event(p, c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	return id, nil
@@ -171,12 +171,8 @@ func (w *worker) hasten() {
 	for _, s := range w.stops {
 		if limit.Before(s.deadline.Add(-time.Second)) {
 			s.deadline = limit
-			go func(cancel context.CancelFunc, wait time.Duration) {
-				if wait > 0 {
-					time.Sleep(wait)
-				}
-				cancel()
-			}(s.cancel, time.Until(limit))
+			// A timer that fires after the stop has ended cancels what is cancelled.
+			time.AfterFunc(time.Until(limit), s.cancel)
 		}
 	}
 }
@@ -198,7 +194,7 @@ func (w *worker) stop(ctx, stopCtx context.Context, cancel context.CancelFunc, p
 	if err != nil && ctx.Err() == nil {
 		w.event(p, a.Container, corev1.EventTypeWarning, "FailedKillPod", fmt.Sprintf("error killing pod: %v", err))
 		w.log.Warn("stop container", "container", a.Container, "err", err)
-		time.Sleep(time.Second)
+		sleep(ctx, retryStop)
 	}
 	w.refresh(ctx, a.ID)
 	w.change(func() {
@@ -216,14 +212,21 @@ func (w *worker) preStop(ctx context.Context, p *corev1.Pod, c *corev1.Container
 	}
 }
 
+// sleep waits for d or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
 func (w *worker) remove(ctx context.Context, a Action) {
 	err := w.cfg.Runtime.Remove(ctx, a.ID)
 	if err != nil {
 		w.log.Warn("remove container", "container", a.Container, "id", a.ID, "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+		sleep(ctx, retryStop)
 	}
 	w.change(func() {
 		delete(w.view.Busy, a.Container)

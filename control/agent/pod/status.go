@@ -110,11 +110,11 @@ func containerStatus(p *corev1.Pod, v *View, c *corev1.Container, initialized bo
 	list := v.Containers[c.Name]
 	started := false
 	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started}
-	if len(list) == 0 || list[0].State == container.Created && len(list) == 1 {
+	if len(list) == 0 || len(list) == 1 && starting(v, &list[0]) {
 		return unstarted(p, v, c, s, old, initialized)
 	}
-	if list[0].State == container.Created {
-		// Being started right now: what is shown is the run before, ended, and the wait for the next.
+	if starting(v, &list[0]) {
+		// What is shown is the run before, ended, and the wait for the next.
 		list = list[1:]
 	}
 	now := &list[0]
@@ -144,6 +144,11 @@ func containerStatus(p *corev1.Pod, v *View, c *corev1.Container, initialized bo
 	}
 	s.State.Terminated = end
 	return s
+}
+
+// starting says that a container is not shown yet: its program has not begun, or its postStart hook has not ended.
+func starting(v *View, s *container.Status) bool {
+	return s.State == container.Created || s.State == container.Running && v.Busy[s.Name] == OpStart
 }
 
 // unstarted is the status of a container that the runtime does not know.
@@ -187,10 +192,10 @@ func held(p *corev1.Pod, v *View, c *corev1.Container, s *container.Status) (*co
 	if ending(p, v) || over(p, v) || !shouldRestart(p, c, s.ExitCode) {
 		return nil, false
 	}
-	if w, ok := v.Waiting[c.Name]; ok {
+	b := v.Backoff[c.Name]
+	if w, ok := v.Waiting[c.Name]; ok && (w.Reason != runError || b.Delay == 0 || v.Now.Before(w.Since.Add(settle))) {
 		return w.state(v), true
 	}
-	b := v.Backoff[c.Name]
 	if _, wait := b.until(s.FinishedAt, v.Now); wait {
 		return &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: b.message(c.Name, fullName(p))}, true
 	}

@@ -276,6 +276,9 @@ func (plan *Plan) restart(p *corev1.Pod, v *View, c *corev1.Container, s *contai
 	b := v.Backoff[c.Name]
 	if t, held := b.until(s.FinishedAt, v.Now); held {
 		plan.wakeAt(t)
+		if w, ok := v.Waiting[c.Name]; ok && v.Now.Before(w.Since.Add(settle)) {
+			plan.wakeAt(w.Since.Add(settle))
+		}
 		plan.add(Action{Type: BackOff, Container: c.Name, ID: s.ID, Message: fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, fullName(p))})
 		return true
 	}

@@ -36,6 +36,8 @@ type worker struct {
 	startCtx    context.Context
 	cancelStart context.CancelFunc
 	deleting    bool
+	// retryWait is how long the last wait was after the sandbox could not be made.
+	retryWait time.Duration
 	// told is the end for which the back-off of a container was told; pulls are the back-offs of image pulls.
 	told  map[string]time.Time
 	pulls map[string]Backoff
@@ -184,7 +186,8 @@ func (w *worker) begin(ctx context.Context, a Action) {
 // countRestart lengthens the back-off when the start is a restart after an end.
 func (w *worker) countRestart(a Action) {
 	if s := w.view.newest(a.Container); s != nil && s.State == container.Exited {
-		if _, failed := w.view.Waiting[a.Container]; !failed {
+		// An attempt that never came to a container does not count: pulls have a back-off of their own.
+		if wait, failed := w.view.Waiting[a.Container]; !failed || wait.Reason == runError {
 			w.view.Backoff[a.Container] = w.view.Backoff[a.Container].next(s.FinishedAt, w.view.Now)
 		}
 	}

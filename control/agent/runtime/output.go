@@ -59,33 +59,40 @@ func (p pipes) open(hold bool) (readers map[string]io.ReadCloser, release func()
 			f.Close()
 		}
 	}
-	defer func() {
+	for _, name := range p.streams() {
+		r, w, err := openOutput(p.path(name), hold)
 		if err != nil {
 			release()
 			for _, r := range readers {
 				r.Close()
 			}
-		}
-	}()
-	for _, name := range p.streams() {
-		f, err := os.OpenFile(p.path(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
 			return nil, nil, fmt.Errorf("container pipe: %w", err)
 		}
-		readers[name] = f
-		if hold {
-			w, err := os.OpenFile(p.path(name), os.O_WRONLY|unix.O_NONBLOCK, 0)
-			if err != nil {
-				return nil, nil, fmt.Errorf("container pipe: %w", err)
-			}
+		readers[name] = r
+		if w != nil {
 			held = append(held, w)
-		}
-		if raw, err := f.SyscallConn(); err == nil {
-			// A smaller pipe (the user's limit may be reached) only blocks the container sooner.
-			_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
 		}
 	}
 	return readers, release, nil
+}
+
+// openOutput opens one FIFO; w is nil unless hold is set.
+func openOutput(path string, hold bool) (r, w *os.File, err error) {
+	if r, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, nil, err
+	}
+	if raw, err := r.SyscallConn(); err == nil {
+		// A smaller pipe (the user's limit may be reached) only blocks the container sooner.
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	}
+	if !hold {
+		return r, nil, nil
+	}
+	if w, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, w, nil
 }
 
 // copyOutput starts copying into the log at path; without a path, output is dropped.
@@ -95,6 +102,9 @@ func copyOutput(path string, readers map[string]io.ReadCloser) (*log.Copier, err
 	}
 	w, err := log.Open(path)
 	if err != nil {
+		for _, r := range readers {
+			r.Close()
+		}
 		return nil, err
 	}
 	return log.NewCopier(w, readers), nil

@@ -57,21 +57,19 @@ func (r *Runtime) launch(ctx context.Context, rec *record) (pid uint32, err erro
 	if err != nil {
 		return 0, err
 	}
+	// Once the task exists, its shim holds the pipes; without a task, reading ends here.
+	defer release()
 	output, err := copyOutput(rec.fixed.Status.LogPath, readers)
 	if err != nil {
-		release()
 		return 0, err
 	}
 	in, err := p.openStdin()
 	if err != nil {
-		release()
 		return 0, err
 	}
 	rec.mu.Lock()
 	rec.output, rec.stdin = output, in
 	rec.mu.Unlock()
-	// Once the task exists, its shim holds the pipes; without a task, reading ends here.
-	defer release()
 	request, err := r.taskRequest(ctx, rec, p)
 	if err != nil {
 		return 0, err
