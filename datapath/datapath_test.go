@@ -551,21 +551,3 @@ func TestConnectionsOutliveTheProcess(t *testing.T) {
 	}
 	exchangeLine("after Attach")
 }
-
-// BenchmarkAttach is what the network adds to a pod's start, and to its end.
-func BenchmarkAttach(b *testing.B) {
-	n := startNode(b)
-	var attach, detach time.Duration
-	for i := range b.N {
-		uid := fmt.Sprint("uid-", i)
-		start := time.Now()
-		_, err := n.Attach(b.Context(), podnet.Pod{UID: uid, Namespace: "default", Name: "bench"})
-		must(b, err)
-		attach += time.Since(start)
-		start = time.Now()
-		must(b, n.Detach(b.Context(), uid))
-		detach += time.Since(start)
-	}
-	b.ReportMetric(float64(attach.Microseconds())/float64(b.N), "attach-us")
-	b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "detach-us")
-}

@@ -135,24 +135,39 @@ INLINE bool nat_replaceable(const struct conntrack_key *key,
 	       addr_equal(&old->src, &reply->src);
 }
 
-/* nat_reserve inserts the answering side: whoever does that owns the port. */
+/* nat_keep reserves for a flow whose source is kept. A client may use one
+ * port for two addresses of a Service, and be given the same backend: then
+ * -EEXIST.
+ */
+INLINE long nat_keep(struct conntrack_key *key, struct conntrack *reply,
+		     const struct packet *p, const struct translation *t)
+{
+	long err;
+
+	nat_reply(key, reply, p, t, p->sport);
+	err = bpf_map_update_elem(&conntrack, key, reply, BPF_NOEXIST);
+	if (err == -EEXIST && nat_replaceable(key, reply))
+		err = bpf_map_update_elem(&conntrack, key, reply, BPF_ANY);
+	return err;
+}
+
+/* nat_reserve inserts the answering side: whoever does that owns the port. A
+ * flow that cannot keep its source port gets another one.
+ */
 INLINE enum drop_reason nat_reserve(struct conntrack_key *key,
 				    struct conntrack *reply,
 				    const struct packet *p,
-				    const struct translation *t, __be16 *sport)
+				    struct translation *t, __be16 *sport)
 {
 	long err = 0;
 
 	if (!(t->flags & CT_REWRITE_SRC)) {
 		*sport = p->sport;
-		nat_reply(key, reply, p, t, *sport);
-		err = bpf_map_update_elem(&conntrack, key, reply, BPF_NOEXIST);
-		if (err == -EEXIST && !nat_replaceable(key, reply))
-			return DROP_COLLISION;
-		if (err == -EEXIST)
-			err = bpf_map_update_elem(&conntrack, key, reply,
-						  BPF_ANY);
-		return err ? DROP_TABLE_FULL : DROP_NONE;
+		err = nat_keep(key, reply, p, t);
+		if (err != -EEXIST)
+			return err ? DROP_TABLE_FULL : DROP_NONE;
+		t->flags |= CT_REWRITE_SRC;
+		t->src = p->src;
 	}
 	for (int i = 0; i < NAT_TRIES; i++) {
 		*sport = nat_port();
@@ -170,7 +185,7 @@ INLINE enum drop_reason nat_reserve(struct conntrack_key *key,
  * the beginning side, by which the packet at hand is to be rewritten.
  */
 INLINE enum drop_reason nat_create(const struct packet *p,
-				   const struct translation *t,
+				   struct translation *t,
 				   const struct control *c,
 				   struct conntrack *ct)
 {

@@ -141,6 +141,12 @@ func TestPacket(t *testing.T) {
 			refused(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30081), syn)), reason("no_backend"),
 				answered(tcpFrame(at(nodeIP, 30081), out, 0), rst|ack, 0, 101).macs(macHost, macOut)),
 		}},
+		{"one client port for two addresses of a service", []hop{
+			to(abi.ProgFromNet, fromOut(udpFrame(out, at(nodeIP, 30080))), redirect, hopped(fromOut(udpFrame(out, b)))),
+			to(abi.ProgFromNet, fromOut(udpFrame(out, at(vip, 80))), redirect, hopped(fromOut(udpFrame(at(clientIP, 61000), b)))),
+			to(abi.ProgToNet, udpFrame(b, at(clientIP, 61000)), pass, udpFrame(at(vip, 80), out)),
+			to(abi.ProgToNet, udpFrame(b, out), pass, udpFrame(at(nodeIP, 30080), out)),
+		}},
 		{"the node's own traffic", []hop{
 			to(abi.ProgFromNet, fromOut(tcpFrame(out, node, syn)), pass),
 			to(abi.ProgToNet, tcpFrame(node, out, syn|ack), pass),

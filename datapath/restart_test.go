@@ -1,0 +1,116 @@
+package datapath
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/datapath/podnet"
+)
+
+// prober connects again and again until it is stopped.
+type prober struct {
+	name   string
+	made   atomic.Int64
+	failed []error
+	done   chan struct{}
+}
+
+// probe starts a prober in a namespace; nil means the node's. A closed stop ends it.
+func probe(from *os.File, network, to string, stop <-chan struct{}) *prober {
+	p := &prober{name: network + " " + to, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		if from != nil {
+			if err := unix.Setns(int(from.Fd()), unix.CLONE_NEWNET); err != nil {
+				p.failed = append(p.failed, err)
+				return
+			}
+		}
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := exchange(network, to); err != nil {
+				p.failed = append(p.failed, err)
+			}
+			p.made.Add(1)
+			// Leave the processors to the node.
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return p
+}
+
+// TestNewConnectionsWhileRestarting makes connections all the time while the node's process goes and comes, each time with new
+// programs in place of the old ones. None may fail.
+func TestNewConnectionsWhileRestarting(t *testing.T) {
+	n := startNode(t)
+	a, b := n.addPod(t, "a"), n.addPod(t, "b")
+	n.addService(t, "both", "10.97.0.7", 30080, a, b)
+	stop := make(chan struct{})
+	var probers []*prober
+	for _, network := range []string{"tcp4", "udp4"} {
+		probers = append(probers,
+			probe(nil, network, "10.97.0.7:80", stop),
+			probe(b.ns, network, "10.97.0.7:80", stop),
+			probe(b.ns, network, "192.0.2.1:30080", stop),
+			probe(outside, network, "192.0.2.1:30080", stop),
+			probe(outside, network, "10.97.0.7:80", stop),
+		)
+	}
+	for range 20 {
+		n.Close()
+		awaitProgress(t, probers)
+		n.start(t)
+		awaitProgress(t, probers)
+	}
+	close(stop)
+	for _, p := range probers {
+		<-p.done
+		t.Logf("%s: %d connections", p.name, p.made.Load())
+		if len(p.failed) > 0 {
+			t.Errorf("%s: %d of %d failed, the first one: %v", p.name, len(p.failed), p.made.Load(), p.failed[0])
+		}
+	}
+}
+
+// awaitProgress waits until every prober has made a connection that began after the call.
+func awaitProgress(t *testing.T, probers []*prober) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, p := range probers {
+		for want := p.made.Load() + 2; p.made.Load() < want; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: stuck after %d connections", p.name, p.made.Load())
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// BenchmarkAttach is what the network adds to a pod's start, and to its end.
+func BenchmarkAttach(b *testing.B) {
+	n := startNode(b)
+	var attach, detach time.Duration
+	for i := range b.N {
+		uid := fmt.Sprint("uid-", i)
+		start := time.Now()
+		_, err := n.Attach(b.Context(), podnet.Pod{UID: uid, Namespace: "default", Name: "bench"})
+		must(b, err)
+		attach += time.Since(start)
+		start = time.Now()
+		must(b, n.Detach(b.Context(), uid))
+		detach += time.Since(start)
+	}
+	b.ReportMetric(float64(attach.Microseconds())/float64(b.N), "attach-us")
+	b.ReportMetric(float64(detach.Microseconds())/float64(b.N), "detach-us")
+}
