@@ -51,7 +51,7 @@ func probe(from *os.File, network, to string, stop <-chan struct{}) *prober {
 }
 
 // TestNewConnectionsWhileRestarting makes connections all the time while the node's process goes and comes, each time with new
-// programs in place of the old ones. None may fail.
+// programs in place of the old ones. None may fail, and nothing may be dropped, such as what a pod's own stack sends unasked.
 func TestNewConnectionsWhileRestarting(t *testing.T) {
 	n := startNode(t)
 	a, b := n.addPod(t, "a"), n.addPod(t, "b")
@@ -74,6 +74,13 @@ func TestNewConnectionsWhileRestarting(t *testing.T) {
 		awaitProgress(t, probers)
 	}
 	close(stop)
+	drops, err := n.Maps().Drops()
+	must(t, err)
+	for _, d := range drops {
+		if d.Packets > 0 {
+			t.Errorf("dropped for %s at %s: %d packets, want none", d.Reason, d.Place, d.Packets)
+		}
+	}
 	for _, p := range probers {
 		<-p.done
 		t.Logf("%s: %d connections", p.name, p.made.Load())

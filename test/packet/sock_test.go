@@ -4,15 +4,18 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/datapath/abi"
 )
 
 // TestDatagramsOfOneSocket: a socket that is not connected sees each Service
-// answer as itself, and keeps to one backend of it.
+// answer as itself, and keeps to one backend of it while that serves.
 func TestDatagramsOfOneSocket(t *testing.T) {
 	w := newWorld(t)
 	a, b, out := w.pod("a", podA), w.pod("b", podB), w.outside()
@@ -38,6 +41,13 @@ func TestDatagramsOfOneSocket(t *testing.T) {
 				}
 				exchange(t, c, at(vip, 54))
 				exchange(t, c, at(clientIP, 80))
+			}
+			// A backend that is taken away is left with the next datagram.
+			left := map[string]netip.AddrPort{"b": at(podB, 81), "b2": at(podB, 80)}[strings.Fields(first)[0]]
+			w.row(abi.MapSlot, abi.SlotKey{Service: 1}, abi.Backend{Addr: abi.AddrFrom(left.Addr()), Port: abi.Port(left.Port())})
+			w.row(abi.MapService, uint32(1), abi.Service{Backends: 1, Revision: 2})
+			if got := exchange(t, c, at(vip, 53)); got == first {
+				t.Errorf("%q answers, which serves no more", got)
 			}
 			if _, err := c.WriteToUDPAddrPort([]byte("x"), at(vip, 55)); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("datagram to a Service without endpoints: %v, want connection refused", err)
