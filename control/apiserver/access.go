@@ -6,6 +6,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/fields"
@@ -27,6 +28,7 @@ import (
 	"github.com/skep-io/skep/control/apiserver/admission"
 	"github.com/skep-io/skep/control/apiserver/authorization"
 	"github.com/skep-io/skep/control/apiserver/authorization/policy"
+	"github.com/skep-io/skep/control/apiserver/authorization/review"
 	"github.com/skep-io/skep/control/apiserver/token"
 )
 
@@ -56,6 +58,9 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 	}
 	if c.Authorization.Authorizer, c.RuleResolver, err = authorization.New(a.factory, k.podsOf); err != nil {
 		return nil, err
+	}
+	for name, storage := range review.Storages(c.Authorization.Authorizer, c.RuleResolver) {
+		k.all.add(authorizationv1.SchemeGroupVersion, name, storage)
 	}
 	c.AdmissionControl, err = admission.New(client, a.factory)
 	return a, err
