@@ -63,7 +63,7 @@ func TestDeploymentScale(t *testing.T) {
 		t.Errorf("replicas %d, generation %d", *d.Spec.Replicas, d.Generation)
 	}
 	for _, entry := range d.ManagedFields {
-		owns := strings.Contains(string(entry.FieldsV1.Raw), `"f:replicas"`)
+		owns := strings.Contains(entry.FieldsV1.GetRawString(), `"f:replicas"`)
 		if owns != (entry.Manager == "applier") || owns && entry.Subresource != "scale" {
 			t.Errorf("%s (%s) owns %s", entry.Manager, entry.Subresource, entry.FieldsV1)
 		}

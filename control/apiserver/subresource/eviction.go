@@ -118,7 +118,8 @@ func deleteOptions(eviction *policyv1.Eviction, options *metav1.CreateOptions) (
 	case len(d.DryRun) == 0:
 		d.DryRun = options.DryRun
 	case len(options.DryRun) != 0 && !slices.Equal(d.DryRun, options.DryRun):
-		return nil, fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", options.DryRun, d.DryRun) //nolint:staticcheck // the API's wording
+		//lint:ignore ST1005 the wording is the API's
+		return nil, fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", options.DryRun, d.DryRun)
 	}
 	return d, nil
 }

@@ -90,7 +90,8 @@ func pin(n *corev1.Namespace, options *metav1.DeleteOptions) error {
 		p.UID = &n.UID
 	}
 	conflict := func(what string, want, has any) error {
-		return apierrors.NewConflict(corev1.Resource("namespaces"), n.Name, fmt.Errorf("Precondition failed: %s in precondition: %v, %s in object meta: %v", what, want, what, has)) //nolint:staticcheck // the API's wording
+		//lint:ignore ST1005 the wording is the API's
+		return apierrors.NewConflict(corev1.Resource("namespaces"), n.Name, fmt.Errorf("Precondition failed: %s in precondition: %v, %s in object meta: %v", what, want, what, has))
 	}
 	if *p.UID != n.UID {
 		return conflict("UID", *p.UID, n.UID)
@@ -139,8 +140,10 @@ func (n *Namespaces) terminate(ctx context.Context, name string, validate rest.V
 func propagate(n *corev1.Namespace, options *metav1.DeleteOptions) {
 	var orphan, foreground bool
 	switch {
-	case options.OrphanDependents != nil: //nolint:staticcheck // older clients send it
-		orphan, foreground = *options.OrphanDependents, !*options.OrphanDependents //nolint:staticcheck // as above
+	//lint:ignore SA1019 older clients send it
+	case options.OrphanDependents != nil:
+		//lint:ignore SA1019 as above
+		orphan, foreground = *options.OrphanDependents, !*options.OrphanDependents
 	case options.PropagationPolicy != nil:
 		orphan = *options.PropagationPolicy == metav1.DeletePropagationOrphan
 		foreground = *options.PropagationPolicy == metav1.DeletePropagationForeground

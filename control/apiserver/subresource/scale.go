@@ -160,7 +160,8 @@ func (i *scaleInfo) UpdatedObject(ctx context.Context, old runtime.Object) (runt
 		return nil, err
 	}
 	if scale.UID != "" && scale.UID != w.meta.UID {
-		return nil, apierrors.NewConflict(resource, w.meta.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", scale.UID, w.meta.UID)) //nolint:staticcheck // the API's wording
+		//lint:ignore ST1005 the wording is the API's
+		return nil, apierrors.NewConflict(resource, w.meta.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", scale.UID, w.meta.UID))
 	}
 	replicas := scale.Spec.Replicas
 	*w.replicas = &replicas
