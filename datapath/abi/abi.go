@@ -90,6 +90,7 @@ const (
 	MapControl   = netdevMapControl
 	MapConntrack = netdevMapConntrack
 	MapDrop      = netdevMapDrop
+	MapScratch   = netdevMapScratch
 	MapNetns     = sockMapNetns
 	MapPeer      = sockMapPeer
 	MapDatagram  = sockMapDatagram

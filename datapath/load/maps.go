@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/skep-io/skep/datapath/abi"
 )
 
 const mapsDir = "maps"
@@ -49,7 +51,8 @@ func (o *Objects) openMaps(specs []*ebpf.CollectionSpec) error {
 // openMap takes the pinned map or creates and pins it. An error that wraps
 // ebpf.ErrMapIncompatible says how the pinned one differs.
 func (o *Objects) openMap(name string, spec *ebpf.MapSpec) error {
-	if o.dir == "" {
+	// What is worked on is no state: its layout may change from one build to the next.
+	if o.dir == "" || name == abi.MapScratch {
 		m, err := ebpf.NewMap(spec)
 		if err != nil {
 			return fmt.Errorf("create map %s: %w", name, err)
