@@ -99,7 +99,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.recorder = record.NewBroadcaster(record.WithContext(ctx))
 	a.pods = pod.New(pod.Config{
 		NodeName: cfg.NodeName, HostIPs: []netip.Addr{cfg.NodeIP}, LogDir: filepath.Join(cfg.DataDir, "logs", "pods"), PodsDir: podsDir,
-		Client: client, Runtime: cfg.Runtime, Sandboxes: a.sandboxes, Volumes: a.volumes,
+		SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
+		Client:     client, Runtime: cfg.Runtime, Sandboxes: a.sandboxes, Volumes: a.volumes,
 		Inputs: &env.Resolver{Objects: objects, Services: corelisters.NewServiceLister(a.services.GetIndexer()), Allocatable: allocatable},
 		Admit: func(p *corev1.Pod, running []*corev1.Pod) *pod.Rejection {
 			return node.Fit(a.node(), allocatable, p, running)
@@ -130,9 +131,10 @@ func (a *Agent) watch() {
 	a.informers = []cache.SharedIndexInformer{a.podCache, a.nodes, a.services}
 }
 
+// objectChanged must not hold up the watch that calls it: volumes may ask the API for tokens.
 func (a *Agent) objectChanged(uid string) {
-	a.volumes.Refresh(uid)
 	a.pods.Retry(types.UID(uid))
+	go a.volumes.Refresh(uid)
 }
 
 func (a *Agent) node() *corev1.Node {

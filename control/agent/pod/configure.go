@@ -25,7 +25,7 @@ func (cfg *Config) configure(ctx context.Context, p *corev1.Pod, c *corev1.Conta
 	if err != nil {
 		return container.Config{}, err
 	}
-	security, err := securityOf(p, c, image)
+	security, err := securityOf(p, c, image, cfg.SeccompDir)
 	if err != nil {
 		return container.Config{}, err
 	}

@@ -76,11 +76,13 @@ type Config struct {
 	HostIPs []netip.Addr
 	// LogDir is the root of container logs, PodsDir that of the pods' directories.
 	LogDir, PodsDir string
-	Client          kubernetes.Interface
-	Runtime         Runtime
-	Sandboxes       Sandboxes
-	Volumes         Volumes
-	Inputs          Inputs
+	// SeccompDir is where the seccomp profiles lie that pods name.
+	SeccompDir string
+	Client     kubernetes.Interface
+	Runtime    Runtime
+	Sandboxes  Sandboxes
+	Volumes    Volumes
+	Inputs     Inputs
 	// Admit says whether the node takes a pod, given those that it runs.
 	Admit    func(p *corev1.Pod, running []*corev1.Pod) *Rejection
 	Recorder record.EventRecorder

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -10,11 +11,9 @@ import (
 	"github.com/skep-io/skep/control/agent/container"
 )
 
-// seccompRoot is where localhost seccomp profiles are looked for.
-const seccompRoot = "/var/lib/skep/seccomp/"
-
-// securityOf merges the pod's and the container's security context and checks runAsNonRoot against the image's user.
-func securityOf(p *corev1.Pod, c *corev1.Container, image container.Image) (container.Security, error) {
+// securityOf merges the pod's and the container's security context and checks runAsNonRoot against the image's user. Seccomp
+// profiles of the node are in the directory profiles.
+func securityOf(p *corev1.Pod, c *corev1.Container, image container.Image, profiles string) (container.Security, error) {
 	var out container.Security
 	if ps := p.Spec.SecurityContext; ps != nil {
 		out.RunAsUser, out.RunAsGroup = ps.RunAsUser, ps.RunAsGroup
@@ -23,10 +22,10 @@ func securityOf(p *corev1.Pod, c *corev1.Container, image container.Image) (cont
 		if ps.FSGroup != nil {
 			out.SupplementalGroups = append(out.SupplementalGroups, *ps.FSGroup)
 		}
-		out.Seccomp = seccomp(ps.SeccompProfile)
+		out.Seccomp = seccomp(ps.SeccompProfile, profiles)
 	}
 	if cs := c.SecurityContext; cs != nil {
-		mergeContainer(&out, cs)
+		mergeContainer(&out, cs, profiles)
 	}
 	if out.Seccomp == "" {
 		// Without a word in the pod, upstream leaves the filter off.
@@ -35,7 +34,7 @@ func securityOf(p *corev1.Pod, c *corev1.Container, image container.Image) (cont
 	return out, nonRoot(p, c, out, image)
 }
 
-func mergeContainer(out *container.Security, cs *corev1.SecurityContext) {
+func mergeContainer(out *container.Security, cs *corev1.SecurityContext, profiles string) {
 	if cs.RunAsUser != nil {
 		out.RunAsUser = cs.RunAsUser
 	}
@@ -45,7 +44,7 @@ func mergeContainer(out *container.Security, cs *corev1.SecurityContext) {
 	if cs.RunAsNonRoot != nil {
 		out.RunAsNonRoot = *cs.RunAsNonRoot
 	}
-	if s := seccomp(cs.SeccompProfile); s != "" {
+	if s := seccomp(cs.SeccompProfile, profiles); s != "" {
 		out.Seccomp = s
 	}
 	out.Privileged = cs.Privileged != nil && *cs.Privileged
@@ -61,12 +60,12 @@ func mergeContainer(out *container.Security, cs *corev1.SecurityContext) {
 	}
 }
 
-func seccomp(profile *corev1.SeccompProfile) string {
+func seccomp(profile *corev1.SeccompProfile, dir string) string {
 	switch {
 	case profile == nil:
 		return ""
 	case profile.Type == corev1.SeccompProfileTypeLocalhost && profile.LocalhostProfile != nil:
-		return seccompRoot + *profile.LocalhostProfile
+		return filepath.Join(dir, *profile.LocalhostProfile)
 	}
 	return string(profile.Type)
 }

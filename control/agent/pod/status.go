@@ -168,7 +168,7 @@ func unstarted(p *corev1.Pod, v *View, c *corev1.Container, s, old corev1.Contai
 				Reason: "ContainerStatusUnknown", ExitCode: 137, ContainerID: old.ContainerID, StartedAt: old.State.Running.StartedAt,
 				Message: "The container could not be located when the pod was terminated",
 			}
-			if ending(p, v) {
+			if ending(p, v) || !shouldRestart(p, c, lost.ExitCode) {
 				s.State.Terminated = lost
 				return s
 			}

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -101,7 +102,20 @@ func (w *worker) change(f func()) {
 // update tells the worker that the API's object changed.
 func (w *worker) update(p *corev1.Pod) {
 	w.reporter.saw(p)
-	w.change(func() { w.pod = p })
+	w.change(func() {
+		old := w.pod
+		w.pod = p
+		if w.view.Sandbox.Ready && !(maps.Equal(old.Labels, p.Labels) && maps.Equal(old.Annotations, p.Annotations)) {
+			go w.showMetadata(p)
+		}
+	})
+}
+
+// showMetadata writes the volumes anew, which may show what has changed of the pod's metadata.
+func (w *worker) showMetadata(p *corev1.Pod) {
+	if err := w.cfg.Volumes.Prepare(w.startCtx, p); err != nil && w.startCtx.Err() == nil {
+		w.log.Warn("refresh volumes", "err", err)
+	}
 }
 
 // gone tells the worker that the API has no such pod any more.

@@ -138,6 +138,14 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 			return fmt.Errorf("remove container %s: %w", id, ctx.Err())
 		}
 	}
+	rec.mu.Lock()
+	kept := rec.taskKept
+	rec.mu.Unlock()
+	if kept {
+		if err := r.deleteTask(ctx, id); err != nil {
+			return fmt.Errorf("remove container %s: %w", id, err)
+		}
+	}
 	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}

@@ -68,8 +68,15 @@ func (r *Runtime) ended(rec *record, code int32, at time.Time) {
 	if s.OOM {
 		r.hub.publish(rec.event(container.EventOOM))
 	}
-	r.finish(r.ctx, rec, s)
-	r.discard(rec)
+	if r.finish(r.ctx, rec, s) {
+		r.discard(rec)
+		return
+	}
+	// The task still knows how the container ended: it stays until the container is removed or the next process records it.
+	rec.mu.Lock()
+	rec.taskKept = true
+	rec.mu.Unlock()
+	close(rec.gone)
 }
 
 // lost records the end of a container whose exit code nobody knows any more, for instance after a reboot.
@@ -83,8 +90,10 @@ func (r *Runtime) lost(rec *record) {
 	close(rec.gone)
 }
 
-func (r *Runtime) finish(ctx context.Context, rec *record, s state) {
-	if err := r.save(ctx, rec, s); err != nil && !errdefs.IsNotFound(err) {
+// finish records an exit and tells everybody. It says whether the record will outlive the process.
+func (r *Runtime) finish(ctx context.Context, rec *record, s state) (saved bool) {
+	err := r.save(ctx, rec, s)
+	if saved = err == nil || errdefs.IsNotFound(err); !saved {
 		r.cfg.Logger.Warn("container exit not recorded", "container", rec.id(), "err", err)
 	}
 	rec.set(s)
@@ -98,15 +107,24 @@ func (r *Runtime) finish(ctx context.Context, rec *record, s state) {
 		}
 	}
 	r.hub.publish(rec.event(container.EventExited))
+	return saved
 }
 
 // discard deletes the task of a container whose exit is recorded.
 func (r *Runtime) discard(rec *record) {
 	defer close(rec.gone)
-	_, err := r.tasks.Delete(r.ctx, &tasks.DeleteTaskRequest{ContainerID: rec.id()})
-	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) && r.ctx.Err() == nil {
+	if err := r.deleteTask(r.ctx, rec.id()); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Warn("task not deleted", "container", rec.id(), "err", err)
 	}
+}
+
+// deleteTask deletes a task that has ended. One that is gone is deleted already.
+func (r *Runtime) deleteTask(ctx context.Context, id string) error {
+	_, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -60,6 +60,8 @@ type record struct {
 	mounts []mount.Mount
 	output *log.Copier
 	stdin  *stdin
+	// taskKept says that the task was not deleted, since the exit could not be recorded.
+	taskKept bool
 }
 
 func newRecord(f fixed) *record {

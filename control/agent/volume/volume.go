@@ -101,6 +101,10 @@ func (m *Manager) Prepare(ctx context.Context, p *corev1.Pod) error {
 func (m *Manager) write(ctx context.Context, l *live, p *corev1.Pod) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if err := ctx.Err(); err != nil {
+		// The pod ended while this waited: its volumes must not come back.
+		return err
+	}
 	var expires time.Time
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
