@@ -101,9 +101,12 @@ func (a *access) start(ctx context.Context) error {
 }
 
 // podsOf implements authorization.PodsOf on the watch cache.
-func (k *kinds) podsOf(ctx context.Context, namespace, node string) ([]corev1.Pod, error) {
-	list, err := k.byKind["Pod"].List(genericapirequest.WithNamespace(ctx, namespace), &internalversion.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node), ResourceVersion: "0"})
+func (k *kinds) podsOf(ctx context.Context, namespace, node string, fresh bool) ([]corev1.Pod, error) {
+	options := &internalversion.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node)}
+	if !fresh {
+		options.ResourceVersion = "0"
+	}
+	list, err := k.byKind["Pod"].List(genericapirequest.WithNamespace(ctx, namespace), options)
 	if err != nil {
 		return nil, fmt.Errorf("pods of node %s: %w", node, err)
 	}

@@ -39,15 +39,22 @@ func objects() []runtime.Object {
 	return all
 }
 
-// podsOf gives node n1 one pod that refers to a secret, a config map and an account.
-func podsOf(_ context.Context, _, node string) ([]corev1.Pod, error) {
+// podsOf gives node n1 one pod that refers to secrets, a config map and an account, and another that only a fresh list shows.
+func podsOf(_ context.Context, _, node string, fresh bool) ([]corev1.Pod, error) {
 	if node != "n1" {
 		return nil, nil
 	}
+	ephemeral := corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Env: []corev1.EnvVar{{ValueFrom: &corev1.EnvVarSource{
+		SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "s3"}}}}}}}
 	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p1"}, Spec: corev1.PodSpec{ServiceAccountName: "sa", NodeName: "n1",
-		Containers: []corev1.Container{{EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "s1"}}}}}},
-		Volumes:    []corev1.Volume{{VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c1"}}}}}}}
-	return []corev1.Pod{p}, nil
+		Containers:          []corev1.Container{{EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "s1"}}}}}},
+		EphemeralContainers: []corev1.EphemeralContainer{ephemeral},
+		Volumes:             []corev1.Volume{{VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c1"}}}}}}}
+	if !fresh {
+		return []corev1.Pod{p}, nil
+	}
+	young := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "young"}, Spec: corev1.PodSpec{NodeName: "n1"}}
+	return []corev1.Pod{p, young}, nil
 }
 
 func TestAuthorize(t *testing.T) {
@@ -104,6 +111,9 @@ func TestAuthorize(t *testing.T) {
 		"node, all secrets":            {node, list("secrets", ""), false},
 		"node, its pods":               {node, list("pods", "spec.nodeName=n1"), true},
 		"node, other node's pods":      {node, list("pods", "spec.nodeName=n2"), false},
+		"node, all but its pods":       {node, list("pods", "spec.nodeName!=n1"), false},
+		"node, its new pod":            {node, get("pods", "young"), true},
+		"node, ephemeral's secret":     {node, get("secrets", "s3"), true},
 		"node, all pods":               {node, list("pods", ""), false},
 		"node, its pod":                {node, get("pods", "p1"), true},
 		"node, another pod":            {node, get("pods", "p2"), false},

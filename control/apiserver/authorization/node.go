@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
@@ -17,8 +18,9 @@ const (
 	nodesGroup     = "system:nodes"
 )
 
-// PodsOf lists the pods of a namespace that are bound to a node; all namespaces where namespace is empty.
-type PodsOf func(ctx context.Context, namespace, node string) ([]corev1.Pod, error)
+// PodsOf lists the pods of a namespace that are bound to a node. The list is as recent as the last write where fresh is set, and
+// may be a little older, but cheaper, where it is not.
+type PodsOf func(ctx context.Context, namespace, node string, fresh bool) ([]corev1.Pod, error)
 
 // nodeRules are what every node may do. What of it concerns single objects is narrowed by nodes.authorize.
 var nodeRules = []rbacv1.PolicyRule{
@@ -76,13 +78,7 @@ func (n nodes) refuse(ctx context.Context, a authorizer.Attributes, node string)
 		if a.GetName() == "" {
 			return "No Object name found", nil
 		}
-		pods, err := n.pods(ctx, a.GetNamespace(), node)
-		if err != nil {
-			return "", err
-		}
-		if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return refers(&p, resource, a.GetName()) }) {
-			return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
-		}
+		return n.refuseUnless(ctx, a, node, func(p corev1.Pod) bool { return refers(&p, resource, a.GetName()) })
 	case "pods":
 		return n.refusePods(ctx, a, node)
 	case "leases":
@@ -101,20 +97,28 @@ func (n nodes) refusePods(ctx context.Context, a authorizer.Attributes, node str
 			return "", err
 		}
 		for _, r := range selector {
-			if r.Field == "spec.nodeName" && r.Value == node {
+			if r.Field == "spec.nodeName" && r.Value == node && (r.Operator == selection.Equals || r.Operator == selection.DoubleEquals) {
 				return "", nil
 			}
 		}
 		return "can only list/watch pods with spec.nodeName field selector", nil
 	}
-	pods, err := n.pods(ctx, a.GetNamespace(), node)
-	if err != nil {
-		return "", err
+	return n.refuseUnless(ctx, a, node, func(p corev1.Pod) bool { return p.Name == a.GetName() })
+}
+
+// refuseUnless refuses where no pod of the node in the request's namespace is such. A node hears of a new pod by its watch, which
+// may be ahead of the cache that is asked first.
+func (n nodes) refuseUnless(ctx context.Context, a authorizer.Attributes, node string, such func(corev1.Pod) bool) (string, error) {
+	for _, fresh := range []bool{false, true} {
+		pods, err := n.pods(ctx, a.GetNamespace(), node, fresh)
+		if err != nil {
+			return "", err
+		}
+		if slices.ContainsFunc(pods, such) {
+			return "", nil
+		}
 	}
-	if !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.GetName() }) {
-		return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
-	}
-	return "", nil
+	return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
 }
 
 // refers says whether the pod refers to the object of that name in its namespace.
@@ -173,7 +177,11 @@ func refersToConfigMap(p *corev1.Pod, name string) bool {
 
 // inEnv says whether a variable or a source of variables of any container is the one.
 func inEnv(p *corev1.Pod, variable func(corev1.EnvVar) bool, source func(corev1.EnvFromSource) bool) bool {
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+	containers := slices.Concat(p.Spec.InitContainers, p.Spec.Containers)
+	for _, c := range p.Spec.EphemeralContainers {
+		containers = append(containers, corev1.Container(c.EphemeralContainerCommon))
+	}
+	for _, c := range containers {
 		if slices.ContainsFunc(c.Env, variable) || slices.ContainsFunc(c.EnvFrom, source) {
 			return true
 		}
