@@ -37,7 +37,7 @@ func newKinds(cfg Config, scheme *runtime.Scheme, stores *storages) (*kinds, err
 		}
 	}
 	k.services.Hook(k.byKind["Service"].Store)
-	return k, k.addSubresources(cfg)
+	return k, nil
 }
 
 // add makes the store of a row, or lets the row serve the store of the row that it is stored as.

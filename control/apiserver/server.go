@@ -83,6 +83,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := kinds.addSubresources(cfg, generic.Authorization.Authorizer); err != nil {
+		return nil, err
+	}
 	if s.generic, err = generic.Complete(nil).New("skep", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, err
 	}

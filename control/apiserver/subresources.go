@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/skep-io/skep/control/api"
@@ -8,7 +9,7 @@ import (
 )
 
 // addSubresources adds what is served below the objects of the table, status apart.
-func (k *kinds) addSubresources(cfg Config) error {
+func (k *kinds) addSubresources(cfg Config, a authorizer.UnconditionalAuthorizer) error {
 	nodes, err := subresource.NewNodes(k.byKind["Pod"], k.byKind["Node"], cfg.Keys, cfg.AgentPort)
 	if err != nil {
 		return err
@@ -19,9 +20,9 @@ func (k *kinds) addSubresources(cfg Config) error {
 		"pods/binding":     binding,
 		"pods/eviction":    subresource.NewEviction(k.byKind["Pod"]),
 		"pods/log":         subresource.NewLog(nodes),
-		"pods/exec":        subresource.NewExec(nodes),
-		"pods/attach":      subresource.NewAttach(nodes),
-		"pods/portforward": subresource.NewPortForward(nodes),
+		"pods/exec":        subresource.NewExec(nodes, a),
+		"pods/attach":      subresource.NewAttach(nodes, a),
+		"pods/portforward": subresource.NewPortForward(nodes, a),
 	})
 	namespaces := subresource.NewNamespaces(k.byKind["Namespace"])
 	k.merge("Namespace", map[string]rest.Storage{

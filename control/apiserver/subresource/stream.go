@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	translate "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
@@ -19,8 +20,9 @@ import (
 // Stream is one of pods/exec, pods/attach and pods/portforward: the connection of the client is joined to one of the pod's
 // node. It is safe for concurrent use.
 type Stream struct {
-	nodes   *Nodes
-	options func() runtime.Object
+	nodes      *Nodes
+	authorizer authorizer.UnconditionalAuthorizer
+	options    func() runtime.Object
 	// route tells where on the node a request goes.
 	route func(pod *corev1.Pod, options runtime.Object) (route, error)
 }
@@ -34,8 +36,8 @@ type route struct {
 }
 
 // NewExec makes pods/exec.
-func NewExec(nodes *Nodes) *Stream {
-	return &Stream{nodes, func() runtime.Object { return &corev1.PodExecOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
+func NewExec(nodes *Nodes, a authorizer.UnconditionalAuthorizer) *Stream {
+	return &Stream{nodes, a, func() runtime.Object { return &corev1.PodExecOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
 		o, ok := options.(*corev1.PodExecOptions)
 		if !ok {
 			return route{}, fmt.Errorf("invalid options object: %T", options)
@@ -49,8 +51,8 @@ func NewExec(nodes *Nodes) *Stream {
 }
 
 // NewAttach makes pods/attach.
-func NewAttach(nodes *Nodes) *Stream {
-	return &Stream{nodes, func() runtime.Object { return &corev1.PodAttachOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
+func NewAttach(nodes *Nodes, a authorizer.UnconditionalAuthorizer) *Stream {
+	return &Stream{nodes, a, func() runtime.Object { return &corev1.PodAttachOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
 		o, ok := options.(*corev1.PodAttachOptions)
 		if !ok {
 			return route{}, fmt.Errorf("invalid options object: %T", options)
@@ -60,8 +62,8 @@ func NewAttach(nodes *Nodes) *Stream {
 }
 
 // NewPortForward makes pods/portforward.
-func NewPortForward(nodes *Nodes) *Stream {
-	return &Stream{nodes, func() runtime.Object { return &corev1.PodPortForwardOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
+func NewPortForward(nodes *Nodes, a authorizer.UnconditionalAuthorizer) *Stream {
+	return &Stream{nodes, a, func() runtime.Object { return &corev1.PodPortForwardOptions{} }, func(pod *corev1.Pod, options runtime.Object) (route, error) {
 		o, ok := options.(*corev1.PodPortForwardOptions)
 		if !ok {
 			return route{}, fmt.Errorf("invalid options object: %T", options)
@@ -107,6 +109,9 @@ func (s *Stream) ConnectMethods() []string { return []string{http.MethodGet, htt
 // Connect implements rest.Connecter. What the node speaks too is passed through; the WebSocket protocols that only clients
 // speak are translated to SPDY.
 func (s *Stream) Connect(ctx context.Context, name string, options runtime.Object, responder rest.Responder) (http.Handler, error) {
+	if err := mayCreate(ctx, s.authorizer); err != nil {
+		return nil, err
+	}
 	pod, err := s.nodes.pod(ctx, name)
 	if err != nil {
 		return nil, err
