@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -19,10 +20,11 @@ import (
 // reporter writes one pod's status to the API, one write at a time and in order; of several that wait only the newest is
 // written. It runs only while there is something to write.
 type reporter struct {
-	ctx    context.Context
-	cfg    *Config
-	log    *slog.Logger
-	cancel context.CancelFunc
+	// ctx ends all writing; requests is longer lived, so that a write that is under way is not torn off by the pod's end.
+	ctx, requests context.Context
+	cfg           *Config
+	log           *slog.Logger
+	cancel        context.CancelFunc
 
 	mu sync.Mutex // guards what follows
 	// base is the newest object that the API has shown.
@@ -31,11 +33,16 @@ type reporter struct {
 	want    *corev1.PodStatus
 	final   bool
 	running bool
+	// waiting says that a status which nobody waits for is held back for a moment.
+	waiting bool
 }
 
+// quiet is how long a pod that is being prepared stays silent: most run by then, and one write tells all.
+const quiet = 150 * time.Millisecond
+
 func newReporter(ctx context.Context, cfg *Config, p *corev1.Pod, log *slog.Logger) *reporter {
-	ctx, cancel := context.WithCancel(ctx)
-	return &reporter{ctx: ctx, cancel: cancel, cfg: cfg, base: p, log: log}
+	own, cancel := context.WithCancel(ctx)
+	return &reporter{ctx: own, requests: ctx, cancel: cancel, cfg: cfg, base: p, log: log}
 }
 
 // saw takes in an object of the API.
@@ -63,7 +70,35 @@ func (r *reporter) report(s corev1.PodStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.want = &s
+	if r.running || !preparing(&r.base.Status, &s) {
+		r.begin()
+		return
+	}
+	if !r.waiting {
+		r.waiting = true
+		time.AfterFunc(quiet, r.flush)
+	}
+}
+
+// flush writes what was held back.
+func (r *reporter) flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = false
 	r.begin()
+}
+
+// preparing says that a status tells only that the pod is on its way, with nothing run yet and nothing gone wrong.
+func preparing(old, now *corev1.PodStatus) bool {
+	if old.Phase != corev1.PodPending || now.Phase != corev1.PodPending {
+		return false
+	}
+	for _, s := range slices.Concat(now.InitContainerStatuses, now.ContainerStatuses) {
+		if w := s.State.Waiting; w == nil || w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" || s.LastTerminationState.Terminated != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // delete asks for the pod's deletion once its last status is written.
@@ -78,7 +113,7 @@ func (r *reporter) delete() {
 func (r *reporter) close() { r.cancel() }
 
 func (r *reporter) begin() {
-	if r.running {
+	if r.running || r.want == nil && !r.final {
 		return
 	}
 	if !r.final {
@@ -151,7 +186,7 @@ func (r *reporter) writeOnce() error {
 
 func (r *reporter) remove(p *corev1.Pod) error {
 	now := int64(0)
-	err := r.cfg.Client.CoreV1().Pods(p.Namespace).Delete(r.ctx, p.Name, metav1.DeleteOptions{
+	err := r.cfg.Client.CoreV1().Pods(p.Namespace).Delete(r.requests, p.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(p.UID)),
 	})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
@@ -172,7 +207,7 @@ func (r *reporter) patch(base *corev1.Pod, want *corev1.PodStatus) error {
 	if err != nil {
 		return err
 	}
-	p, err := r.cfg.Client.CoreV1().Pods(base.Namespace).Patch(r.ctx, base.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	p, err := r.cfg.Client.CoreV1().Pods(base.Namespace).Patch(r.requests, base.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
 	if err != nil {
 		return err
 	}

@@ -132,7 +132,8 @@ func containerStatus(p *corev1.Pod, v *View, c *corev1.Container, initialized bo
 	if now.State == container.Running {
 		h := v.Health[now.ID]
 		started = h.Started
-		s.Ready = h.Started && h.Ready
+		// A plain init container is ready when it has succeeded, not while it runs.
+		s.Ready = h.Started && h.Ready && (!isInit(p, c.Name) || restartable(c))
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now.StartedAt)}
 		return s
 	}
