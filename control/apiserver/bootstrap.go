@@ -88,30 +88,6 @@ func ensureEndpoints(ctx context.Context, client kubernetes.Interface, cfg Confi
 	return ensureLegacyEndpoints(ctx, client, cfg)
 }
 
-// ensureLegacyEndpoints writes the same as an Endpoints object, which older clients read.
-func ensureLegacyEndpoints(ctx context.Context, client kubernetes.Interface, cfg Config) error {
-	//nolint:staticcheck // the kind is served, so its best known object exists
-	want := &corev1.Endpoints{
-		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiServiceName, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
-		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: cfg.AdvertiseAddress.String()}},
-			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(cfg.Port), Protocol: corev1.ProtocolTCP}}}},
-	}
-	all := client.CoreV1().Endpoints(want.Namespace)
-	have, err := all.Get(ctx, want.Name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		_, err = all.Create(ctx, want, metav1.CreateOptions{})
-	case err == nil && !equality.Semantic.DeepEqual(have.Subsets, want.Subsets):
-		have.Subsets = want.Subsets
-		_, err = all.Update(ctx, have, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("endpoints %s: %w", apiServiceName, err)
-	}
-	return nil
-}
-
 // The Services with fixed cluster IPs.
 const (
 	apiServiceName = "kubernetes"
