@@ -86,27 +86,3 @@ func TestTolerationsAndPriority(t *testing.T) {
 		t.Error("an unknown class is taken")
 	}
 }
-
-func TestNodesWriteTheirOwn(t *testing.T) {
-	own, other := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}
-	tainted := own.DeepCopy()
-	tainted.Spec.Taints = []corev1.Taint{{Key: "k"}}
-	p := nodes{client: fake.NewClientset()}
-	for name, c := range map[string]struct {
-		a       admission.Attributes
-		allowed bool
-	}{
-		"own node":            {request(admission.Update, "nodes", "status", own, own, "system:node:n1"), true},
-		"other node":          {request(admission.Update, "nodes", "status", other, other, "system:node:n1"), false},
-		"own taints":          {request(admission.Update, "nodes", "", tainted, own, "system:node:n1"), false},
-		"own pod's status":    {request(admission.Update, "pods", "status", pod("n1"), pod("n1"), "system:node:n1"), true},
-		"other pod's status":  {request(admission.Update, "pods", "status", pod("n2"), pod("n2"), "system:node:n1"), false},
-		"delete of own pod":   {request(admission.Delete, "pods", "", nil, pod("n1"), "system:node:n1"), true},
-		"new pod":             {request(admission.Create, "pods", "", pod("n1"), nil, "system:node:n1"), false},
-		"somebody else's job": {request(admission.Update, "nodes", "", tainted, own, "admin"), true},
-	} {
-		if err := p.Validate(context.Background(), c.a, nil); (err == nil) != c.allowed {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
