@@ -56,13 +56,15 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 	if err := a.authenticate(cfg, c, k); err != nil {
 		return nil, err
 	}
-	if c.Authorization.Authorizer, c.RuleResolver, err = authorization.New(a.factory, k.podsOf); err != nil {
+	authority, held, err := authorization.New(a.factory, k.podsOf)
+	if err != nil {
 		return nil, err
 	}
+	c.Authorization.Authorizer, c.RuleResolver = authority, held
 	for name, storage := range review.Storages(c.Authorization.Authorizer, c.RuleResolver) {
 		k.all.add(authorizationv1.SchemeGroupVersion, name, storage)
 	}
-	c.AdmissionControl, err = admission.New(client, a.factory)
+	c.AdmissionControl, err = admission.New(client, a.factory, authority, held)
 	return a, err
 }
 

@@ -1,5 +1,5 @@
 // Package admission holds what every write passes before it is stored: the namespace must live, a pod gets its service account and
-// tolerations, and a node may only write what is its own.
+// tolerations, a node may only write what is its own, and nobody grants what he does not hold.
 package admission
 
 import (
@@ -9,15 +9,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/control/apiserver/authorization"
 )
 
 // New returns the chain of all plugins. The client is the server's own; the informers are started by the caller after the server
-// serves. A write that comes before they have synced waits for them.
-func New(client kubernetes.Interface, factory informers.SharedInformerFactory) (admission.Interface, error) {
+// serves. A write that comes before they have synced waits for them. The authorizer and the rules that its users hold bound what
+// they grant.
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, a authorizer.UnconditionalAuthorizer, held *authorization.RBAC) (admission.Interface, error) {
 	// The namespaces that the system itself needs cannot be deleted.
 	namespaces, err := lifecycle.NewLifecycle(sets.New(metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic))
 	if err != nil {
@@ -28,7 +32,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory) (
 	if err := namespaces.ValidateInitialization(); err != nil {
 		return nil, fmt.Errorf("namespace lifecycle: %w", err)
 	}
-	return chain{namespaces, nodes{client: client}, accounts{client: client}, tolerations{}, priorities{}}, nil
+	return chain{namespaces, nodes{client: client}, escalation{client, a, held}, accounts{client: client}, tolerations{}, priorities{}}, nil
 }
 
 // chain runs its plugins in order; the first that refuses ends it.

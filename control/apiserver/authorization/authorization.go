@@ -14,8 +14,8 @@ import (
 // Public are the paths that need no login: a load balancer asks them.
 var Public = []string{"/livez", "/readyz", "/healthz", "/version"}
 
-// New returns the authorizer and what tells a user's rules. The informers deliver the RBAC objects; the caller starts them.
-func New(factory informers.SharedInformerFactory, pods PodsOf) (authorizer.Authorizer, authorizer.RuleResolver, error) {
+// New returns the authorizer, and the part of it that tells a user's rules. The informers deliver the RBAC objects; the caller starts them.
+func New(factory informers.SharedInformerFactory, pods PodsOf) (authorizer.Authorizer, *RBAC, error) {
 	public, err := path.NewAuthorizer(Public)
 	if err != nil {
 		return nil, nil, fmt.Errorf("public paths: %w", err)
