@@ -160,8 +160,8 @@ func (n *node) startServer(ctx context.Context) error {
 	s, err := apiserver.New(ctx, apiserver.Config{
 		Port: n.cfg.apiPort, AdvertiseAddress: n.cfg.ip, EtcdEndpoints: n.store.Endpoints(), Keys: n.keys,
 		ServiceCIDR: n.cfg.serviceCIDR, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
-		APIServiceIP: n.cfg.apiServiceIP(), DNSServiceIP: n.cfg.dnsServiceIP(), AgentPort: n.cfg.agentPort,
-		Logger: n.logger.With("component", "apiserver"),
+		APIServiceIP: n.cfg.apiServiceIP(), DNSServiceIP: n.cfg.dnsServiceIP(), ClusterDomain: defaultDomain,
+		AgentPort: n.cfg.agentPort, Logger: n.logger.With("component", "apiserver"),
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -10,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
@@ -32,17 +34,16 @@ import (
 	"github.com/skep-io/skep/control/apiserver/token"
 )
 
-const (
-	// tokenTTL is how long a token that was found good is not looked at again.
-	tokenTTL = 10 * time.Second
-	// issuer is what tokens say of who made them.
-	issuer = "https://kubernetes.default.svc.cluster.local"
-)
+// tokenTTL is how long a token that was found good is not looked at again.
+const tokenTTL = 10 * time.Second
 
 // access is who may do what: authentication, authorization and admission of the server, and their informers.
 type access struct {
-	client  kubernetes.Interface
-	factory informers.SharedInformerFactory
+	client kubernetes.Interface
+	// roles are the informers of authorization, namespaces that of admission.
+	roles, namespaces informers.SharedInformerFactory
+	// documents are what verifiers of tokens read, by path.
+	documents map[string]http.Handler
 }
 
 // newAccess sets the generic server's authentication, authorization and admission, and adds the resources by which clients ask
@@ -52,11 +53,11 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 	if err != nil {
 		return nil, err
 	}
-	a := &access{client: client, factory: informers.NewSharedInformerFactory(client, 0)}
+	a := &access{client: client, roles: informers.NewSharedInformerFactory(client, 0), namespaces: informers.NewSharedInformerFactory(client, 0)}
 	if err := a.authenticate(cfg, c, k); err != nil {
 		return nil, err
 	}
-	authority, held, err := authorization.New(a.factory, k.podsOf)
+	authority, held, err := authorization.New(a.roles, k.podsOf)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 	for name, storage := range review.Storages(c.Authorization.Authorizer, c.RuleResolver) {
 		k.all.add(authorizationv1.SchemeGroupVersion, name, storage)
 	}
-	c.AdmissionControl, err = admission.New(client, a.factory, authority, held)
+	c.AdmissionControl, err = admission.New(client, a.namespaces, authority, held)
 	return a, err
 }
 
@@ -75,19 +76,19 @@ func (a *access) authenticate(cfg Config, c *genericapiserver.Config, k *kinds) 
 		return fmt.Errorf("cluster CA: %w", err)
 	}
 	c.SecureServing.ClientCA = ca
+	issuer := "https://kubernetes.default.svc." + cfg.ClusterDomain
 	tokens, err := token.New(cfg.Keys.ServiceAccountKey, issuer, []string{issuer})
 	if err != nil {
+		return err
+	}
+	if a.documents, err = tokens.Discovery("https://" + c.ExternalAddress); err != nil {
 		return err
 	}
 	objects := token.Objects{ServiceAccounts: k.byKind["ServiceAccount"], Pods: k.byKind["Pod"], Secrets: k.byKind["Secret"], Nodes: k.byKind["Node"]}
 	check := cache.New(tokens.Authenticator(objects), false, tokenTTL, tokenTTL)
 	c.Authentication.APIAudiences = tokens.Audiences()
-	var public []apiserver.AnonymousAuthCondition
-	for _, path := range authorization.Public {
-		public = append(public, apiserver.AnonymousAuthCondition{Path: path})
-	}
 	known := requestunion.New(x509.NewDynamic(ca.VerifyOptions, x509.CommonNameUserConversion), bearertoken.New(check), websocket.NewProtocolAuthenticator(check))
-	c.Authentication.Authenticator = requestunion.NewFailOnError(group.NewAuthenticatedGroupAdder(known), anonymous.NewAuthenticator(public))
+	c.Authentication.Authenticator = requestunion.NewFailOnError(group.NewAuthenticatedGroupAdder(known), authenticator.RequestFunc(anonymously))
 
 	k.merge("ServiceAccount", map[string]rest.Storage{"serviceaccounts/token": token.NewREST(tokens, objects)})
 	gv := authenticationv1.SchemeGroupVersion
@@ -96,10 +97,31 @@ func (a *access) authenticate(cfg Config, c *genericapiserver.Config, k *kinds) 
 	return nil
 }
 
-// start starts the informers once the server serves, and makes the default roles.
+// anonymously takes requests for the public paths from whom nobody knows.
+func anonymously(req *http.Request) (*authenticator.Response, bool, error) {
+	if !authorization.Public(req.URL.Path) {
+		return nil, false, nil
+	}
+	return anonymous.NewAuthenticator(nil).AuthenticateRequest(req)
+}
+
+// mount serves the documents. Clients made from old API documents ask with a slash at the end.
+func (a *access) mount(mux *mux.PathRecorderMux) {
+	for path, document := range a.documents {
+		mux.Handle(path, document)
+		mux.Handle(path+"/", document)
+	}
+}
+
+// start makes the default roles and starts the informers, once the server serves. It returns when what the roles allow is allowed.
 func (a *access) start(ctx context.Context) error {
-	a.factory.StartWithContext(ctx)
-	return policy.Ensure(ctx, a.client)
+	a.namespaces.StartWithContext(ctx)
+	if err := policy.Ensure(ctx, a.client); err != nil {
+		return err
+	}
+	// Started now, the first list of each has what was just made.
+	a.roles.StartWithContext(ctx)
+	return a.roles.WaitForCacheSyncWithContext(ctx).Err
 }
 
 // podsOf implements authorization.PodsOf on the watch cache.

@@ -49,7 +49,7 @@ func start(t *testing.T, dir string, agentPort int) (c *cluster, stop func()) {
 		Port: port, AdvertiseAddress: netip.MustParseAddr("198.18.90.1"), EtcdEndpoints: store.Endpoints(), Keys: keys,
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), NodePorts: allocation.Ports{Min: 30000, Max: 32767},
 		APIServiceIP: netip.MustParseAddr("10.96.0.1"), DNSServiceIP: netip.MustParseAddr("10.96.0.10"),
-		AgentPort: agentPort, Logger: logger,
+		ClusterDomain: "cluster.local", AgentPort: agentPort, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

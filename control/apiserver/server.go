@@ -46,6 +46,8 @@ type Config struct {
 	NodePorts   allocation.Ports
 	// APIServiceIP and DNSServiceIP are the fixed cluster IPs of default/kubernetes and kube-system/kube-dns.
 	APIServiceIP, DNSServiceIP netip.Addr
+	// ClusterDomain is the cluster's DNS domain, by which tokens name their issuer.
+	ClusterDomain string
 	// AgentPort is the https port of the nodes' agents.
 	AgentPort int
 	Logger    *slog.Logger
@@ -90,6 +92,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	openapi.Install(s.generic.Handler.NonGoRestfulMux)
+	access.mount(s.generic.Handler.NonGoRestfulMux)
 	err = installer{
 		server: s.generic, scheme: scheme, codecs: codecs, admission: generic.AdmissionControl,
 		addresses: discovery.DefaultAddresses{DefaultAddress: generic.ExternalAddress},

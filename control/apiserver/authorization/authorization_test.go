@@ -97,6 +97,7 @@ func TestAuthorize(t *testing.T) {
 		"discovery":                    {someone("eve"), url("/apis/apps/v1"), true},
 		"metrics":                      {someone("eve"), url("/metrics"), false},
 		"readyz without login":         {&user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}, url("/readyz"), true},
+		"one check without login":      {&user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}, url("/livez/etcd"), true},
 		"apis without login":           {&user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}, url("/apis"), false},
 		"bound user, dangling binding": {someone("ann"), get("pods", "p1"), true},
 		"bound account":                {account, log, true},
