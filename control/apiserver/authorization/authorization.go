@@ -9,6 +9,8 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/client-go/informers"
+
+	"github.com/skep-io/skep/control/apiserver/authorization/policy"
 )
 
 // Public says whether a path needs no login: a load balancer asks for those of health, and for the single checks below them.
@@ -35,7 +37,7 @@ func New(factory informers.SharedInformerFactory, pods PodsOf) (authorizer.Autho
 	all, err := union.New(
 		union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
 		union.NamedAuthorizer{AuthorizerName: "public", Authorizer: authorizer.AuthorizerFunc(public)},
-		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: authorizer.AuthorizerFunc(nodes{pods}.authorize)},
+		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: authorizer.AuthorizerFunc(nodes{pods, policy.Node()}.authorize)},
 		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: authorizer.AuthorizerFunc(roles.authorize)},
 	)
 	return all, roles, err

@@ -128,21 +128,3 @@ func TestAuthorize(t *testing.T) {
 		}
 	}
 }
-
-func TestEnsureIsIdempotent(t *testing.T) {
-	client := fake.NewClientset()
-	for range 2 {
-		if err := policy.Ensure(t.Context(), client); err != nil {
-			t.Fatal(err)
-		}
-	}
-	writes := 0
-	for _, a := range client.Actions() {
-		if a.GetVerb() == "create" || a.GetVerb() == "update" {
-			writes++
-		}
-	}
-	if want := len(policy.ClusterRoles()) + len(policy.ClusterRoleBindings()); writes != want {
-		t.Errorf("%d writes, not %d", writes, want)
-	}
-}

@@ -22,31 +22,11 @@ const (
 // may be a little older, but cheaper, where it is not.
 type PodsOf func(ctx context.Context, namespace, node string, fresh bool) ([]corev1.Pod, error)
 
-// nodeRules are what every node may do. What of it concerns single objects is narrowed by nodes.authorize.
-var nodeRules = []rbacv1.PolicyRule{
-	rule("create", "authentication.k8s.io", "tokenreviews"),
-	rule("create", "authorization.k8s.io", "subjectaccessreviews", "localsubjectaccessreviews"),
-	rule("get list watch", "", "services", "namespaces", "endpoints"),
-	rule("get list watch", "discovery.k8s.io", "endpointslices"),
-	rule("create get list watch update patch", "", "nodes"),
-	rule("update patch", "", "nodes/status"),
-	rule("create update patch", "", "events"),
-	rule("create update patch", "events.k8s.io", "events"),
-	rule("get list watch delete", "", "pods"),
-	rule("update patch", "", "pods/status"),
-	rule("create", "", "pods/eviction"),
-	rule("get list watch", "", "secrets", "configmaps"),
-	rule("create", "", "serviceaccounts/token"),
-	rule("get create update patch delete", "coordination.k8s.io", "leases"),
-}
-
-// rule is a policy rule of blank-separated verbs.
-func rule(verbs, group string, resources ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: resources}
-}
-
 // nodes lets each node read what the pods that are bound to it refer to, and no more.
-type nodes struct{ pods PodsOf }
+type nodes struct {
+	pods  PodsOf
+	rules []rbacv1.PolicyRule
+}
 
 // nodeOf returns the node that a user is.
 func nodeOf(u user.Info) (string, bool) {
@@ -57,7 +37,7 @@ func nodeOf(u user.Info) (string, bool) {
 // authorize implements authorizer.AuthorizerFunc.
 func (n nodes) authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	name, ok := nodeOf(a.GetUser())
-	if !ok || !a.IsResourceRequest() || !slices.ContainsFunc(nodeRules, func(r rbacv1.PolicyRule) bool { return allows(a, &r) }) {
+	if !ok || !a.IsResourceRequest() || !slices.ContainsFunc(n.rules, func(r rbacv1.PolicyRule) bool { return allows(a, &r) }) {
 		return authorizer.DecisionNoOpinion, "", nil
 	}
 	refusal, err := n.refuse(ctx, a, name)

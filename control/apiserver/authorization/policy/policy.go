@@ -2,15 +2,10 @@
 package policy
 
 import (
-	"context"
-	"fmt"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // Labels and annotations of what this package makes.
@@ -38,20 +33,40 @@ func role(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
 	return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations}, Rules: rules}
 }
 
+// Node are the rules of every node. Those that concern single objects are narrowed by the authorizer of nodes and by admission.
+func Node() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{
+		resources("create", "authentication.k8s.io", "tokenreviews"),
+		resources("create", "authorization.k8s.io", "subjectaccessreviews", "localsubjectaccessreviews"),
+		resources(readVerbs, "", "services", "namespaces", "endpoints"),
+		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
+		resources("create get list watch update patch", "", "nodes"),
+		resources("update patch", "", "nodes/status"),
+		resources("create update patch", ",events.k8s.io", "events"),
+		resources("get list watch delete", "", "pods"),
+		resources("update patch", "", "pods/status"),
+		resources("create", "", "pods/eviction"),
+		resources(readVerbs, "", "secrets", "configmaps"),
+		resources("create", "", "serviceaccounts/token"),
+		resources("get create update patch delete", "coordination.k8s.io", "leases"),
+	}
+}
+
 // ClusterRoles are the default roles. The caller owns them.
 func ClusterRoles() []*rbacv1.ClusterRole {
 	view := []rbacv1.PolicyRule{
-		resources(readVerbs, "", "configmaps", "endpoints", "pods", "serviceaccounts", "services", "services/status", "bindings", "events", "namespaces/status", "pods/log", "pods/status", "namespaces"),
+		resources(readVerbs, "", "configmaps", "endpoints", "pods", "serviceaccounts", "services", "services/status", "bindings", "namespaces/status", "pods/log", "pods/status", "namespaces"),
 		resources(readVerbs, "apps", "deployments", "deployments/scale", "deployments/status", "replicasets", "replicasets/scale", "replicasets/status"),
 		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
-		resources(readVerbs, "events.k8s.io", "events"),
+		resources(readVerbs, ",events.k8s.io", "events"),
 	}
 	edit := append([]rbacv1.PolicyRule{
 		resources(readVerbs, "", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
 		resources("impersonate", "", "serviceaccounts"),
 		resources(writeVerbs, "", "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"),
 		resources("create", "", "pods/eviction", "serviceaccounts/token"),
-		resources(writeVerbs, "", "configmaps", "events", "secrets", "serviceaccounts", "services", "services/proxy"),
+		resources(writeVerbs, "", "configmaps", "secrets", "serviceaccounts", "services", "services/proxy"),
+		resources(writeVerbs, ",events.k8s.io", "events"),
 		resources(writeVerbs, "apps", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale"),
 		resources(readVerbs+" "+writeVerbs, "coordination.k8s.io", "leases"),
 	}, view...)
@@ -60,6 +75,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		resources(readVerbs+" "+writeVerbs, "rbac.authorization.k8s.io", "rolebindings", "roles"),
 	}, edit...)
 	discovery := []string{"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"}
+	recordEvents := resources("create patch update", ",events.k8s.io", "events")
 	return []*rbacv1.ClusterRole{
 		role("cluster-admin", resources("*", "*", "*"), rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}),
 		role("admin", admin...),
@@ -67,83 +83,47 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		role("view", view...),
 		role("system:discovery", paths(discovery...)),
 		role("system:public-info-viewer", paths("/healthz", "/livez", "/readyz", "/version", "/version/")),
-		role("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*")),
+		role("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"), resources("get", "", "nodes/metrics")),
 		role("system:basic-user",
 			resources("create", "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
 			resources("create", "authentication.k8s.io", "selfsubjectreviews")),
 		role("system:auth-delegator", resources("create", "authentication.k8s.io", "tokenreviews"), resources("create", "authorization.k8s.io", "subjectaccessreviews")),
 		role("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
+		role("system:node", Node()...),
+		role("system:node-proxier",
+			resources("list watch", "", "services", "endpoints"), resources(readVerbs, "", "nodes"), recordEvents, resources("list watch", "discovery.k8s.io", "endpointslices")),
+		role("system:kube-dns", resources("list watch", "", "endpoints", "services")),
+		role("system:kubelet-api-admin",
+			resources(readVerbs, "", "nodes"), resources("proxy", "", "nodes"),
+			resources("*", "", "nodes/proxy", "nodes/metrics", "nodes/stats", "nodes/log", "nodes/pods", "nodes/healthz", "nodes/configz")),
 	}
 }
 
-func binding(name string, groups ...string) *rbacv1.ClusterRoleBinding {
-	b := &rbacv1.ClusterRoleBinding{
+// binding binds the role of its name.
+func binding(name string, subjects ...rbacv1.Subject) *rbacv1.ClusterRoleBinding {
+	return &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+		Subjects:   subjects,
 	}
-	for _, g := range groups {
-		b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: g})
-	}
-	return b
+}
+
+func group(name string) rbacv1.Subject {
+	return rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: name}
 }
 
 // ClusterRoleBindings are the default bindings. The caller owns them.
 func ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 	return []*rbacv1.ClusterRoleBinding{
-		binding("cluster-admin", "system:masters"),
-		binding("system:discovery", everyone),
-		binding("system:basic-user", everyone),
-		binding("system:public-info-viewer", everyone, nobody),
-		binding("system:monitoring", "system:monitoring"),
-		binding("system:service-account-issuer-discovery", "system:serviceaccounts"),
+		binding("cluster-admin", group("system:masters")),
+		binding("system:discovery", group(everyone)),
+		binding("system:basic-user", group(everyone)),
+		binding("system:public-info-viewer", group(everyone), group(nobody)),
+		binding("system:monitoring", group("system:monitoring")),
+		binding("system:service-account-issuer-discovery", group("system:serviceaccounts")),
+		// Nodes have their own authorizer; an empty binding says that the role is not forgotten.
+		binding("system:node"),
+		binding("system:node-proxier", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "system:kube-proxy"}),
+		binding("system:kube-dns", rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: "kube-dns"}),
 	}
-}
-
-// Ensure makes what is missing and brings the rules of default roles up to date, unless an object's annotation says to leave it
-// alone. When all is as it should be, two reads are all it does.
-func Ensure(ctx context.Context, client kubernetes.Interface) error {
-	roles := client.RbacV1().ClusterRoles()
-	have, err := roles.List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("default roles: %w", err)
-	}
-	known := map[string]*rbacv1.ClusterRole{}
-	for i := range have.Items {
-		known[have.Items[i].Name] = &have.Items[i]
-	}
-	for _, want := range ClusterRoles() {
-		old := known[want.Name]
-		switch {
-		case old == nil:
-			_, err = roles.Create(ctx, want, metav1.CreateOptions{})
-		case old.Annotations[rbacv1.AutoUpdateAnnotationKey] == "true" && !equality.Semantic.DeepEqual(old.Rules, want.Rules):
-			old.Rules = want.Rules
-			_, err = roles.Update(ctx, old, metav1.UpdateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("default role %s: %w", want.Name, err)
-		}
-	}
-	return ensureBindings(ctx, client)
-}
-
-func ensureBindings(ctx context.Context, client kubernetes.Interface) error {
-	bindings := client.RbacV1().ClusterRoleBindings()
-	have, err := bindings.List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("default role bindings: %w", err)
-	}
-	known := map[string]bool{}
-	for _, b := range have.Items {
-		known[b.Name] = true
-	}
-	for _, want := range ClusterRoleBindings() {
-		if known[want.Name] {
-			continue
-		}
-		if _, err := bindings.Create(ctx, want, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("default role binding %s: %w", want.Name, err)
-		}
-	}
-	return nil
 }
