@@ -68,14 +68,19 @@ func (p accounts) find(ctx context.Context, namespace, name string) (*corev1.Ser
 	if !apierrors.IsNotFound(err) {
 		return account, err
 	}
-	if account, err = get(""); !apierrors.IsNotFound(err) || name != defaultAccount {
+	if account, err = get(""); !apierrors.IsNotFound(err) {
 		return account, err
+	}
+	// The words of upstream, whose own lookup names the kind in the singular.
+	missing := apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)
+	if name != defaultAccount {
+		return nil, missing
 	}
 	wait, cancel := context.WithTimeout(ctx, accountWait)
 	defer cancel()
 	w, werr := p.client.CoreV1().ServiceAccounts(namespace).Watch(wait, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if werr != nil {
-		return nil, err
+		return nil, missing
 	}
 	defer w.Stop()
 	select {
@@ -85,7 +90,7 @@ func (p accounts) find(ctx context.Context, namespace, name string) (*corev1.Ser
 		}
 	case <-wait.Done():
 	}
-	return get("")
+	return nil, missing
 }
 
 // mounts says whether the pod wants a token: the pod's word counts before the account's.

@@ -60,7 +60,7 @@ func TestAccounts(t *testing.T) {
 
 	missing := pod("")
 	missing.Spec.ServiceAccountName = "gone"
-	if err := admit(p, missing); err == nil || !strings.Contains(err.Error(), `error looking up service account ns/gone: serviceaccounts "gone" not found`) {
+	if err := admit(p, missing); err == nil || !strings.Contains(err.Error(), `error looking up service account ns/gone: serviceaccount "gone" not found`) {
 		t.Errorf("a missing account: %v", err)
 	}
 }
