@@ -39,8 +39,9 @@ type Server struct {
 }
 
 const (
-	// A single member elects itself, so short ticks only shorten the start.
-	tickMs, electionMs = 10, 100
+	// A single member elects itself, within one or two election times of its start, so they are short; but each tick wakes an idle
+	// machine up.
+	tickMs, electionMs = 25, 125
 	quotaBytes         = 8 << 30
 	// snapshotCount bounds the log entries kept in memory.
 	snapshotCount = 5000
