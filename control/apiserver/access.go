@@ -29,6 +29,7 @@ import (
 
 	"github.com/skep-io/skep/control/apiserver/admission"
 	"github.com/skep-io/skep/control/apiserver/authorization"
+	"github.com/skep-io/skep/control/apiserver/authorization/aggregation"
 	"github.com/skep-io/skep/control/apiserver/authorization/policy"
 	"github.com/skep-io/skep/control/apiserver/authorization/review"
 	"github.com/skep-io/skep/control/apiserver/token"
@@ -42,6 +43,7 @@ type access struct {
 	client kubernetes.Interface
 	// roles are the informers of authorization, namespaces that of admission.
 	roles, namespaces informers.SharedInformerFactory
+	aggregator        *aggregation.Aggregator
 	// documents are what verifiers of tokens read, by path.
 	documents map[string]http.Handler
 }
@@ -55,6 +57,9 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 	}
 	a := &access{client: client, roles: informers.NewSharedInformerFactory(client, 0), namespaces: informers.NewSharedInformerFactory(client, 0)}
 	if err := a.authenticate(cfg, c, k); err != nil {
+		return nil, err
+	}
+	if a.aggregator, err = aggregation.New(client, a.roles.Rbac().V1().ClusterRoles(), cfg.Logger); err != nil {
 		return nil, err
 	}
 	authority, held, err := authorization.New(a.roles, k.podsOf)
@@ -113,7 +118,8 @@ func (a *access) mount(mux *mux.PathRecorderMux) {
 	}
 }
 
-// start makes the default roles and starts the informers, once the server serves. It returns when what the roles allow is allowed.
+// start makes the default roles and starts the informers and what keeps gathering roles, once the server serves. It returns when what
+// the roles allow is allowed; all of it ends with ctx.
 func (a *access) start(ctx context.Context) error {
 	a.namespaces.StartWithContext(ctx)
 	if err := policy.Ensure(ctx, a.client); err != nil {
@@ -121,6 +127,7 @@ func (a *access) start(ctx context.Context) error {
 	}
 	// Started now, the first list of each has what was just made.
 	a.roles.StartWithContext(ctx)
+	go a.aggregator.Run(ctx)
 	return a.roles.WaitForCacheSyncWithContext(ctx).Err
 }
 

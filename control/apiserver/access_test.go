@@ -139,6 +139,23 @@ func TestAccountToken(t *testing.T) {
 	}
 }
 
+// The role admin has the rules of edit, which has those of view, which lets read pods.
+func TestRolesGatherTheirParts(t *testing.T) {
+	c, _ := start(t, t.TempDir(), 1)
+	bearer := c.accountToken(t)
+	robot := c.as(t, func(config *rest.Config) { config.BearerToken = bearer })
+	if _, err := c.client.RbacV1().RoleBindings("default").Create(t.Context(), bindingTo("ClusterRole", "admin"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		_, err := robot.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
+		return err == nil, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // bindingTo binds a role to the account of accountToken.
 func bindingTo(kind, role string) *rbacv1.RoleBinding {
 	return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "robot-" + role}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role},

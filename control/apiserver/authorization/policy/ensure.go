@@ -36,8 +36,7 @@ func ensureRoles(ctx context.Context, client kubernetes.Interface) error {
 		old := known[want.Name]
 		if old == nil {
 			_, err = roles.Create(ctx, want, metav1.CreateOptions{})
-		} else if covered, missing := validation.Covers(old.Rules, want.Rules); !covered && kept(old) {
-			old.Rules = append(old.Rules, missing...)
+		} else if kept(old) && complete(old, want) {
 			_, err = roles.Update(ctx, old, metav1.UpdateOptions{})
 		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
@@ -45,6 +44,22 @@ func ensureRoles(ctx context.Context, client kubernetes.Interface) error {
 		}
 	}
 	return nil
+}
+
+// complete gives a role what it lacks and says whether that was anything.
+func complete(r, want *rbacv1.ClusterRole) bool {
+	covered, missing := validation.Covers(r.Rules, want.Rules)
+	r.Rules = append(r.Rules, missing...)
+	if r.AggregationRule == nil && want.AggregationRule != nil {
+		r.AggregationRule, covered = want.AggregationRule, false
+	}
+	for k, v := range want.Labels {
+		if r.Labels[k] != v {
+			covered = false
+			metav1.SetMetaDataLabel(&r.ObjectMeta, k, v)
+		}
+	}
+	return !covered
 }
 
 func ensureBindings(ctx context.Context, client kubernetes.Interface) error {

@@ -2,6 +2,7 @@
 package policy
 
 import (
+	"maps"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -15,6 +16,9 @@ var (
 )
 
 const (
+	// aggregateTo and the name of a gathering role make the label of what it gathers.
+	aggregateTo = "rbac.authorization.k8s.io/aggregate-to-"
+
 	readVerbs  = "get list watch"
 	writeVerbs = "create delete deletecollection patch update"
 	everyone   = "system:authenticated"
@@ -30,7 +34,25 @@ func paths(urls ...string) rbacv1.PolicyRule {
 }
 
 func role(name string, rules ...rbacv1.PolicyRule) *rbacv1.ClusterRole {
-	return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations}, Rules: rules}
+	return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: maps.Clone(labels), Annotations: maps.Clone(annotations)}, Rules: rules}
+}
+
+// gathering is a role that has the rules of all parts, its own and whatever others add by the label. into is the role that it is
+// itself a part of, if any.
+func gathering(name, into string) *rbacv1.ClusterRole {
+	r := role(name)
+	r.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{aggregateTo + name: "true"}}}}
+	if into != "" {
+		r.Labels[aggregateTo+into] = "true"
+	}
+	return r
+}
+
+// part holds the default rules of a gathering role.
+func part(of string, rules []rbacv1.PolicyRule) *rbacv1.ClusterRole {
+	r := role("system:aggregate-to-"+of, rules...)
+	r.Labels[aggregateTo+of] = "true"
+	return r
 }
 
 // Node are the rules of every node. Those that concern single objects are narrowed by the authorizer of nodes and by admission.
@@ -60,7 +82,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
 		resources(readVerbs, ",events.k8s.io", "events"),
 	}
-	edit := append([]rbacv1.PolicyRule{
+	edit := []rbacv1.PolicyRule{
 		resources(readVerbs, "", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
 		resources("impersonate", "", "serviceaccounts"),
 		resources(writeVerbs, "", "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"),
@@ -69,18 +91,21 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		resources(writeVerbs, ",events.k8s.io", "events"),
 		resources(writeVerbs, "apps", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale"),
 		resources(readVerbs+" "+writeVerbs, "coordination.k8s.io", "leases"),
-	}, view...)
-	admin := append([]rbacv1.PolicyRule{
+	}
+	admin := []rbacv1.PolicyRule{
 		resources("create", "authorization.k8s.io", "localsubjectaccessreviews"),
 		resources(readVerbs+" "+writeVerbs, "rbac.authorization.k8s.io", "rolebindings", "roles"),
-	}, edit...)
+	}
 	discovery := []string{"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"}
 	recordEvents := resources("create patch update", ",events.k8s.io", "events")
 	return []*rbacv1.ClusterRole{
 		role("cluster-admin", resources("*", "*", "*"), rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}}),
-		role("admin", admin...),
-		role("edit", edit...),
-		role("view", view...),
+		gathering("admin", ""),
+		gathering("edit", "admin"),
+		gathering("view", "edit"),
+		part("admin", admin),
+		part("edit", edit),
+		part("view", view),
 		role("system:discovery", paths(discovery...)),
 		role("system:public-info-viewer", paths("/healthz", "/livez", "/readyz", "/version", "/version/")),
 		role("system:monitoring", paths("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis", "/readyz", "/readyz/*"), resources("get", "", "nodes/metrics")),
@@ -102,7 +127,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 // binding binds the role of its name.
 func binding(name string, subjects ...rbacv1.Subject) *rbacv1.ClusterRoleBinding {
 	return &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: annotations},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: maps.Clone(labels), Annotations: maps.Clone(annotations)},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
 		Subjects:   subjects,
 	}

@@ -49,6 +49,8 @@ func TestEnsureRepairs(t *testing.T) {
 	changeRole("system:basic-user", func(r *rbacv1.ClusterRole) {
 		r.Rules, r.Annotations = nil, map[string]string{rbacv1.AutoUpdateAnnotationKey: "false"}
 	})
+	// As it was before roles gathered.
+	changeRole("view", func(r *rbacv1.ClusterRole) { r.AggregationRule, r.Labels = nil, nil })
 	changeBinding := func(name string, change func(*rbacv1.ClusterRoleBinding)) {
 		b, err := bindings.Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
@@ -69,6 +71,9 @@ func TestEnsureRepairs(t *testing.T) {
 	}
 	if r, _ := roles.Get(t.Context(), "system:basic-user", metav1.GetOptions{}); len(r.Rules) != 0 {
 		t.Errorf("a role that is to be left alone has the rules %v", r.Rules)
+	}
+	if r, _ := roles.Get(t.Context(), "view", metav1.GetOptions{}); r.AggregationRule == nil || r.Labels["rbac.authorization.k8s.io/aggregate-to-edit"] != "true" {
+		t.Errorf("view is part of nothing and has no parts: %+v", r)
 	}
 	b, _ := bindings.Get(t.Context(), "system:public-info-viewer", metav1.GetOptions{})
 	if len(b.Subjects) != 3 || b.Subjects[0] != mine || b.Subjects[2].Name != "system:authenticated" {
