@@ -56,8 +56,8 @@ func benchFlags(cmd *cobra.Command) func(context.Context) (*bench.Bench, error) 
 
 func loadFlags(cmd *cobra.Command, load *bench.Load) {
 	cmd.Flags().IntVar(&load.Workers, "workers", 16, "connections or look-ups in flight")
-	cmd.Flags().IntVar(&load.Rounds, "rounds", 5, "how often each path is measured")
-	cmd.Flags().DurationVar(&load.Length, "length", time.Second, "time of one measurement")
+	cmd.Flags().IntVar(&load.Rounds, "rounds", 9, "how often each path is measured")
+	cmd.Flags().DurationVar(&load.Length, "length", 500*time.Millisecond, "time of one measurement")
 }
 
 func benchServiceCommand() *cobra.Command {
