@@ -11,6 +11,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	rbacinformers "k8s.io/client-go/informers/rbac/v1"
@@ -86,7 +87,8 @@ func (a *Aggregator) aggregate(ctx context.Context) error {
 			r.Rules = rules
 			_, err = a.client.RbacV1().ClusterRoles().Update(ctx, r, metav1.UpdateOptions{})
 		}
-		if err != nil {
+		// After a conflict the watch brings the newer version, which starts another pass.
+		if err != nil && !apierrors.IsConflict(err) {
 			failed = append(failed, fmt.Errorf("cluster role %s: %w", r.Name, err))
 		}
 	}

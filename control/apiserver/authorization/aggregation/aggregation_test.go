@@ -8,10 +8,13 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func role(name string, labels map[string]string, verbs ...string) *rbacv1.ClusterRole {
@@ -68,4 +71,24 @@ func TestRolesGather(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("edit", "update", "get")
+}
+
+// A version that is too old is no failure: the watch brings the next.
+func TestConflictIsNoFailure(t *testing.T) {
+	client := fake.NewClientset(gathering("view", "view", nil), role("a", map[string]string{"to": "view"}, "get"))
+	client.PrependReactor("update", "clusterroles", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewConflict(rbacv1.Resource("clusterroles"), "view", nil)
+	})
+	factory := informers.NewSharedInformerFactory(client, 0)
+	a, err := New(client, factory.Rbac().V1().ClusterRoles(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	factory.StartWithContext(t.Context())
+	if err := factory.WaitForCacheSyncWithContext(t.Context()).Err; err != nil {
+		t.Fatal(err)
+	}
+	if err := a.aggregate(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
