@@ -64,10 +64,7 @@ func TestLogs(t *testing.T) {
 
 // TestOldKubectl drives the node with Debian's kubectl.
 func TestOldKubectl(t *testing.T) {
-	old := "/usr/bin/kubectl"
-	if out, err := exec.Command("dpkg", "-S", old).CombinedOutput(); err != nil || !strings.Contains(string(out), "kubernetes-client") {
-		old = debianKubectl(t)
-	}
+	old := debianKubectl(t)
 	ns, pods, _ := demo(t, 30187)
 	kubectl := func(args ...string) string {
 		t.Helper()
@@ -99,11 +96,11 @@ func TestOldKubectl(t *testing.T) {
 	kubectl("delete", "deployment", "echo")
 }
 
-// debianKubectl unpacks the package kubernetes-client where another kubectl stands in its place.
+// debianKubectl unpacks the package kubernetes-client, which cannot be installed beside another kubectl.
 func debianKubectl(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.Command("bash", "-ec", "apt-get download -qq kubernetes-client && dpkg -x kubernetes-client_*.deb .")
+	cmd := exec.Command("bash", "-ec", "apt-get download -qq kubernetes-client || { apt-get update -qq && apt-get download -qq kubernetes-client; }; dpkg -x kubernetes-client_*.deb .")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("unpack kubernetes-client: %v\n%s", err, out)
