@@ -120,7 +120,7 @@ func (o *upOptions) startDetached() error {
 		return err
 	}
 	if err := os.MkdirAll(o.node.paths.data, 0o700); err != nil {
-		return fmt.Errorf("create data directory: %w", err)
+		return fmt.Errorf("create data directory: %w; choose another with --data-dir", err)
 	}
 	log, err := os.OpenFile(o.node.paths.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -65,20 +65,15 @@ func coreSubresources() map[string]rest.Storage {
 	pod := kind{corev1.SchemeGroupVersion.WithKind("Pod"), &corev1.Pod{}}
 	binding := kind{corev1.SchemeGroupVersion.WithKind("Binding"), &corev1.Binding{}}
 	return map[string]rest.Storage{
-		"bindings":                 review{subject: binding.object, singular: "binding", namespaced: true},
-		"namespaces/finalize":      replaced{body: kind{corev1.SchemeGroupVersion.WithKind("Namespace"), &corev1.Namespace{}}},
-		"nodes/proxy":              connection{options: &corev1.NodeProxyOptions{}, path: true},
-		"pods/attach":              connection{options: &corev1.PodAttachOptions{}},
-		"pods/binding":             action{body: binding},
-		"pods/ephemeralcontainers": part{body: pod},
-		"pods/eviction":            action{body: kind{policyv1.SchemeGroupVersion.WithKind("Eviction"), &policyv1.Eviction{}}},
-		"pods/exec":                connection{options: &corev1.PodExecOptions{}},
-		"pods/log":                 text{body: pod, options: &corev1.PodLogOptions{}},
-		"pods/portforward":         connection{options: &corev1.PodPortForwardOptions{}},
-		"pods/proxy":               connection{options: &corev1.PodProxyOptions{}, path: true},
-		"pods/resize":              part{body: pod},
-		"serviceaccounts/token":    action{body: kind{authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), &authenticationv1.TokenRequest{}}},
-		"services/proxy":           connection{options: &corev1.ServiceProxyOptions{}, path: true},
+		"bindings":              review{subject: binding.object, singular: "binding", namespaced: true},
+		"namespaces/finalize":   replaced{body: kind{corev1.SchemeGroupVersion.WithKind("Namespace"), &corev1.Namespace{}}},
+		"pods/attach":           connection{options: &corev1.PodAttachOptions{}},
+		"pods/binding":          action{body: binding},
+		"pods/eviction":         action{body: kind{policyv1.SchemeGroupVersion.WithKind("Eviction"), &policyv1.Eviction{}}},
+		"pods/exec":             connection{options: &corev1.PodExecOptions{}},
+		"pods/log":              text{body: pod, options: &corev1.PodLogOptions{}},
+		"pods/portforward":      connection{options: &corev1.PodPortForwardOptions{}},
+		"serviceaccounts/token": action{body: kind{authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), &authenticationv1.TokenRequest{}}},
 	}
 }
 

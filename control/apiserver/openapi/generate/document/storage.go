@@ -110,10 +110,9 @@ func (t text) NewGetOptions() (runtime.Object, bool, string) {
 func (t text) ProducesMIMETypes(string) []string { return []string{"text/plain"} }
 func (t text) ProducesObject(string) any         { return "" }
 
-// connection is a subresource that is a stream, or a proxy where path is set: then what follows in the URL belongs to the target.
+// connection is a subresource that is a stream.
 type connection struct {
 	options runtime.Object
-	path    bool
 	rest.Connecter
 }
 
@@ -121,15 +120,9 @@ func (c connection) New() runtime.Object { return c.options.DeepCopyObject() }
 func (c connection) Destroy()            {}
 
 func (c connection) NewConnectOptions() (runtime.Object, bool, string) {
-	if c.path {
-		return c.options.DeepCopyObject(), true, "path"
-	}
 	return c.options.DeepCopyObject(), false, ""
 }
 
 func (c connection) ConnectMethods() []string {
-	if c.path {
-		return []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions}
-	}
 	return []string{http.MethodGet, http.MethodPost}
 }
