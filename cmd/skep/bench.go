@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -61,44 +62,36 @@ func loadFlags(cmd *cobra.Command, load *bench.Load) {
 }
 
 func benchServiceCommand() *cobra.Command {
-	var load bench.Load
-	cmd := &cobra.Command{
+	return loadCommand(bench.Service, cobra.Command{
 		Use:   "service",
 		Short: "A pod reaching a pod: directly, through a cluster IP, through a node port",
 		Example: `  skep bench service
-  skep bench service --rounds 9 -o json`,
-		Args: cobra.NoArgs,
-	}
-	loadFlags(cmd, &load)
-	connect := benchFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		b, err := connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return bench.Service(cmd.Context(), b, load)
-	}
-	return cmd
+  skep bench service --rounds 15 -o json`,
+	})
 }
 
 func benchDNSCommand() *cobra.Command {
-	var load bench.Load
-	cmd := &cobra.Command{
+	return loadCommand(bench.DNS, cobra.Command{
 		Use:     "dns",
 		Short:   "Look-ups of cluster names from a pod",
 		Example: `  skep bench dns --workers 32`,
-		Args:    cobra.NoArgs,
-	}
-	loadFlags(cmd, &load)
-	connect := benchFlags(cmd)
+	})
+}
+
+// loadCommand is a command that runs a benchmark with a load.
+func loadCommand(measure func(context.Context, *bench.Bench, bench.Load) error, cmd cobra.Command) *cobra.Command {
+	var load bench.Load
+	cmd.Args = cobra.NoArgs
+	loadFlags(&cmd, &load)
+	connect := benchFlags(&cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		b, err := connect(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return bench.DNS(cmd.Context(), b, load)
+		return measure(cmd.Context(), b, load)
 	}
-	return cmd
+	return &cmd
 }
 
 func benchPodsCommand() *cobra.Command {
@@ -137,39 +130,29 @@ func benchIdleCommand() *cobra.Command {
 }
 
 func benchClientCommand() *cobra.Command {
-	var load bench.Load
-	cmd := &cobra.Command{Use: "client", Hidden: true, Args: cobra.NoArgs}
-	loadFlags(cmd, &load)
-	specs := cmd.Flags().StringArray("target", nil, "path=echo-address,sink-address")
-	cmd.RunE = func(*cobra.Command, []string) error {
-		var targets []bench.Target
-		for _, s := range *specs {
-			t, err := bench.ParseTarget(s)
-			if err != nil {
-				return err
-			}
-			targets = append(targets, t)
-		}
-		return bench.RunClient(load, targets, os.Stdout)
-	}
-	return cmd
+	return sideCommand("client", "target", bench.ParseTarget, bench.RunClient)
 }
 
 func benchLookupsCommand() *cobra.Command {
+	return sideCommand("lookups", "lookup", bench.ParseLookup, bench.RunLookups)
+}
+
+// sideCommand is the load side of a benchmark: it parses each value of the flag and runs the load on them.
+func sideCommand[T any](use, flag string, parse func(string) (T, error), run func(bench.Load, []T, io.Writer) error) *cobra.Command {
 	var load bench.Load
-	cmd := &cobra.Command{Use: "lookups", Hidden: true, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Hidden: true, Args: cobra.NoArgs}
 	loadFlags(cmd, &load)
-	specs := cmd.Flags().StringArray("lookup", nil, "server/case=address/name")
+	values := cmd.Flags().StringArray(flag, nil, "what to load")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		var lookups []bench.Lookup
-		for _, s := range *specs {
-			l, err := bench.ParseLookup(s)
+		var parsed []T
+		for _, v := range *values {
+			t, err := parse(v)
 			if err != nil {
 				return err
 			}
-			lookups = append(lookups, l)
+			parsed = append(parsed, t)
 		}
-		return bench.RunLookups(load, lookups, os.Stdout)
+		return run(load, parsed, os.Stdout)
 	}
 	return cmd
 }

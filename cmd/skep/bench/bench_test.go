@@ -3,9 +3,6 @@ package bench
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -49,17 +46,14 @@ func TestClientAgainstPeer(t *testing.T) {
 		t.Error(err)
 	}
 	samples := map[string][]sample{}
-	for dec := json.NewDecoder(&out); ; {
-		var s sample
-		if err := dec.Decode(&s); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
+	err = eachLine(&out, func(s sample) {
 		if s.Connections <= 0 || s.ConnectP50 <= 0 || s.RoundTripP99 < s.RoundTripP50 || s.Throughput <= 0 {
 			t.Errorf("implausible sample %+v", s)
 		}
 		samples[s.Path] = append(samples[s.Path], s)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if len(samples["direct"]) != 2 {
 		t.Errorf("%d samples, not 2", len(samples["direct"]))

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -107,4 +108,17 @@ func measure(load Load, t Target) (s sample, err error) {
 	mbps, err := throughput(t.Sink, load.Length)
 	s.Throughput = roundTenth(mbps)
 	return s, err
+}
+
+// eachLine decodes the load side's lines of JSON until they end.
+func eachLine[T any](lines io.Reader, see func(T)) error {
+	for dec := json.NewDecoder(lines); ; {
+		var v T
+		if err := dec.Decode(&v); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the load side's samples: %w", err)
+		}
+		see(v)
+	}
 }

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -42,16 +41,10 @@ func DNS(ctx context.Context, b *Bench, load Load) error {
 	}
 	samples := map[string][]lookupSample{}
 	err = b.exec(ctx, ns, "load", cmd, func(lines io.Reader) error {
-		for dec := json.NewDecoder(lines); ; {
-			var s lookupSample
-			if err := dec.Decode(&s); err == io.EOF {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("read the load side's samples: %w", err)
-			}
+		return eachLine(lines, func(s lookupSample) {
 			b.progress("round %d  %s %-9s  %8.0f look-ups/s  %6.1f us", s.Round+1, s.Server, s.Case, s.Queries, s.P50)
 			samples[s.Server+"/"+s.Case] = append(samples[s.Server+"/"+s.Case], s)
-		}
+		})
 	})
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -40,16 +39,10 @@ func Service(ctx context.Context, b *Bench, load Load) error {
 	}
 	samples := map[string][]sample{}
 	err = b.exec(ctx, ns, "load", cmd, func(lines io.Reader) error {
-		for dec := json.NewDecoder(lines); ; {
-			var s sample
-			if err := dec.Decode(&s); err == io.EOF {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("read the load side's samples: %w", err)
-			}
+		return eachLine(lines, func(s sample) {
 			b.progress("round %d  %-9s  %8.0f connections/s  %6.1f us round trip  %6.1f Gbit/s", s.Round+1, s.Path, s.Connections, s.RoundTripP50, s.Throughput/1000)
 			samples[s.Path] = append(samples[s.Path], s)
-		}
+		})
 	})
 	if err != nil {
 		return err
