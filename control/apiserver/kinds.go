@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 
@@ -82,12 +83,22 @@ func (k *kinds) merge(kind string, more map[string]rest.Storage) {
 	}
 }
 
-// restore tells the allocator what the stored Services have. It reads the store itself, so it needs no running server.
-func (k *kinds) restore(ctx context.Context) error {
-	store := k.byKind["Service"].Storage.Storage
+// restore tells the allocator what the stored Services have. It reads etcd itself: the watch cache refuses reads until it is
+// filled.
+func (k *kinds) restore(ctx context.Context, stores *storages) error {
+	services := k.byKind["Service"]
+	options, err := stores.GetRESTOptions(services.DefaultQualifiedResource, nil)
+	if err != nil {
+		return err
+	}
+	raw, destroy, err := generic.NewRawStorage(options.StorageConfig, services.NewFunc, services.NewListFunc, "/"+options.ResourcePrefix)
+	if err != nil {
+		return fmt.Errorf("restore cluster IPs and node ports: %w", err)
+	}
+	defer destroy()
 	list := &corev1.ServiceList{}
-	options := storage.ListOptions{Predicate: storage.Everything, Recursive: true}
-	if err := store.GetList(ctx, k.byKind["Service"].KeyRootFunc(ctx), options, list); err != nil {
+	everything := storage.ListOptions{Predicate: storage.Everything, Recursive: true}
+	if err := raw.GetList(ctx, services.KeyRootFunc(ctx), everything, list); err != nil {
 		return fmt.Errorf("restore cluster IPs and node ports: %w", err)
 	}
 	for i := range list.Items {

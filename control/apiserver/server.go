@@ -78,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := kinds.restore(ctx); err != nil {
+	if err := kinds.restore(ctx, stores); err != nil {
 		return nil, err
 	}
 	access, err := newAccess(cfg, generic, kinds)
