@@ -33,11 +33,15 @@ struct datagram_peers {
 		     */
 };
 
-/* connected sockets */
+/* key: the cookie of a connected socket; removed when the socket is released.
+ * A hash and not the socket's own storage: that is allocated and freed for
+ * each connection at several times the cost. Full: see peer_connected.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u64);
 	__type(value, struct peer);
+	__uint(max_entries, 131072);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } peer SEC(".maps");
 
@@ -59,16 +63,24 @@ INLINE bool peer_given(const struct peer *p, const struct addr *a, __be16 port)
 	return p->given_port == port && addr_equal(&p->given, a);
 }
 
-/* peer_connected remembers the peer of a connected socket. Out of memory is
- * no error: the socket then shows the backend.
+/* peer_connected remembers the peer of a connected socket. No room is no
+ * error: the socket then shows the backend.
  */
-INLINE void peer_connected(struct bpf_sock *sk, const struct peer *p)
+INLINE void peer_connected(struct bpf_sock_addr *ctx, const struct peer *p)
 {
-	struct peer *mine;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
 
-	mine = bpf_sk_storage_get(&peer, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (mine)
-		*mine = *p;
+	bpf_map_update_elem(&peer, &cookie, p, BPF_ANY);
+}
+
+/* peer_released forgets what a socket was given. */
+INLINE void peer_released(struct bpf_sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+
+	/* Looking first spares most sockets the lock of a bucket. */
+	if (bpf_map_lookup_elem(&peer, &cookie))
+		bpf_map_delete_elem(&peer, &cookie);
 }
 
 /* datagram_find finds what the socket was last given for an asked address. */
@@ -97,16 +109,18 @@ INLINE void datagram_add(struct datagram_peers *d, const struct peer *p)
 /* peer_shown finds the peer by the address that it really has; NULL: the
  * address was not translated.
  */
-INLINE struct peer *peer_shown(struct bpf_sock *sk, const struct addr *given,
-			       __be16 port)
+INLINE struct peer *peer_shown(struct bpf_sock_addr *ctx,
+			       const struct addr *given, __be16 port)
 {
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct peer *p = bpf_map_lookup_elem(&peer, &cookie);
 	struct datagram_peers *d;
-	struct peer *p;
 
-	p = bpf_sk_storage_get(&peer, sk, 0, 0);
 	if (p && peer_given(p, given, port))
 		return p;
-	d = bpf_sk_storage_get(&datagram, sk, 0, 0);
+	if (!ctx->sk)
+		return NULL;
+	d = bpf_sk_storage_get(&datagram, ctx->sk, 0, 0);
 	if (!d)
 		return NULL;
 	if (d->last < PEERS && peer_given(&d->peer[d->last], given, port))

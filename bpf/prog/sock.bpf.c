@@ -71,7 +71,7 @@ INLINE enum outcome connect(struct bpf_sock_addr *ctx, struct peer *p)
 	if (o == TRANSLATE)
 		o = choose(p, s);
 	if (o == TRANSLATE)
-		peer_connected(ctx->sk, p);
+		peer_connected(ctx, p);
 	return o;
 }
 
@@ -193,11 +193,10 @@ INLINE void set6(struct bpf_sock_addr *ctx, const struct addr *a, __be16 port)
 
 #define show_peer(family, ctx)                                                 \
 	({                                                                     \
-		struct peer p = {}, *shown = NULL;                             \
+		struct peer p = {}, *shown;                                    \
 									       \
 		asked##family(ctx, &p);                                        \
-		if (ctx->sk)                                                   \
-			shown = peer_shown(ctx->sk, &p.asked, p.asked_port);   \
+		shown = peer_shown(ctx, &p.asked, p.asked_port);               \
 		if (shown)                                                     \
 			set##family(ctx, &shown->asked, shown->asked_port);    \
 		1;                                                             \
@@ -249,6 +248,13 @@ SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return show_peer(6, ctx);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	peer_released(sk);
+	return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

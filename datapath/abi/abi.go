@@ -106,6 +106,7 @@ const (
 	ProgSendmsg4     = sockProgSendmsg4
 	ProgRecvmsg4     = sockProgRecvmsg4
 	ProgGetpeername4 = sockProgGetpeername4
+	ProgSockRelease  = sockProgSockRelease
 	ProgConnect6     = sockProgConnect6
 	ProgSendmsg6     = sockProgSendmsg6
 	ProgRecvmsg6     = sockProgRecvmsg6

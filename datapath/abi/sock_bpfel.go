@@ -33,6 +33,7 @@ const (
 	sockProgRecvmsg6      = "recvmsg6"
 	sockProgSendmsg4      = "sendmsg4"
 	sockProgSendmsg6      = "sendmsg6"
+	sockProgSockRelease   = "sock_release"
 	sockVarClusterNetwork = "cluster_network"
 	sockVarDropReasons    = "drop_reasons"
 	sockVarHasSetRetval   = "has_set_retval"
@@ -97,6 +98,7 @@ type sockProgramSpecs struct {
 	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
 }
 
 // sockMapSpecs contains maps before they are loaded into the kernel.
@@ -207,6 +209,7 @@ type sockPrograms struct {
 	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.Program `ebpf:"sock_release"`
 }
 
 func (p *sockPrograms) Close() error {
@@ -219,6 +222,7 @@ func (p *sockPrograms) Close() error {
 		p.Recvmsg6,
 		p.Sendmsg4,
 		p.Sendmsg6,
+		p.SockRelease,
 	)
 }
 

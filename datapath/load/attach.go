@@ -32,6 +32,7 @@ var sockHooks = []hook{
 	{abi.ProgRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg},
 	{abi.ProgGetpeername4, ebpf.AttachCgroupInet4GetPeername},
 	{abi.ProgGetpeername6, ebpf.AttachCgroupInet6GetPeername},
+	{abi.ProgSockRelease, ebpf.AttachCgroupInetSockRelease},
 	{abi.ProgConnect4, ebpf.AttachCGroupInet4Connect},
 	{abi.ProgConnect6, ebpf.AttachCGroupInet6Connect},
 	{abi.ProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
