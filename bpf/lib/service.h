@@ -21,15 +21,33 @@ struct frontend_key {
 };
 
 struct frontend {
-	__u32 service; /* index into service */
-	__u32 flags;   /* 0: none are defined yet */
+	__u32 service; /* index into service, for clients within the cluster */
+	__u32 outside; /* the same for clients outside: with an external
+			* traffic policy of Local another set of backends
+			*/
+	__u32 flags;   /* enum frontend_flag */
+};
+
+enum frontend_flag {
+	FRONTEND_SOURCE_RANGES = 1, /* only for the sources in source_range */
 };
 
 struct service {
-	__u32 backends; /* slots in use; 0: connections are refused */
-	__u32 revision; /* raised at each change of the slots */
-	__u32 flags;	/* 0: none are defined yet */
-	__u32 affinity; /* seconds of client affinity; 0: none */
+	__u32 backends;	 /* slots in use; 0: connections are refused */
+	__u32 revision;	 /* raised at each change of the slots */
+	__u32 flags;	 /* enum service_flag */
+	__u32 affinity;	 /* seconds of client affinity; 0: none */
+	__u32 ring;	 /* SERVICE_MAGLEV: index of its first block in ring */
+	__u32 ring_size; /* SERVICE_MAGLEV: places in its ring, a prime */
+};
+
+enum service_flag {
+	SERVICE_SILENT = 1, /* without backends: drop, do not refuse. There
+			     * are backends on other nodes, and balancers
+			     * outside are about to find out
+			     */
+	SERVICE_MAGLEV = 2, /* choose by the ring: alike on every node */
+	SERVICE_LEAST = 4,  /* choose the less busy one of two */
 };
 
 struct slot_key {
@@ -106,16 +124,17 @@ INLINE struct backend *slot_get(__u32 id, __u32 index)
 	return bpf_map_lookup_elem(&slot, &key);
 }
 
-/* service_choose picks a backend at random; NULL: there is none. The index
- * of its slot goes to *index. A slot that user space is taking away just now
- * is answered by slot 0.
+/* service_choose picks a backend for a client at random; NULL: there is none.
+ * The index of its slot goes to *index. A slot that user space is taking away
+ * just now is answered by slot 0.
  */
 INLINE struct backend *service_choose(__u32 id, const struct service *s,
-				      __u32 *index)
+				      const struct addr *client, __u32 *index)
 {
 	__u32 n = s->backends;
 	struct backend *b;
 
+	(void)client; /* until affinity is served */
 	if (!n)
 		return NULL;
 	/* Multiply instead of divide: the high word is uniform in 0..n-1. */

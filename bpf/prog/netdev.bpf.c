@@ -65,7 +65,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	struct route r;
 	__u32 index;
 
-	b = s ? service_choose(id, s, &index) : NULL;
+	b = s ? service_choose(id, s, &p->src, &index) : NULL;
 	if (!b)
 		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
@@ -169,7 +169,7 @@ int from_net(struct __sk_buff *skb)
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, c, fe->service);
+		return serve(skb, f, c, fe->outside);
 	if (!network_contains(&pod_network, &p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);

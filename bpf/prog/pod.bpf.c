@@ -128,7 +128,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	struct backend *b;
 	__u32 index;
 
-	b = s ? service_choose(id, s, &index) : NULL;
+	b = s ? service_choose(id, s, &p->src, &index) : NULL;
 	if (!b)
 		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_POD);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))

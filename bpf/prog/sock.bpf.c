@@ -28,7 +28,7 @@ INLINE bool l4_translated(__u32 proto)
 /* choose fills the given half of p from a fresh choice. */
 INLINE enum outcome choose(struct peer *p, const struct service *s)
 {
-	struct backend *b = service_choose(p->service, s, &p->slot);
+	struct backend *b = service_choose(p->service, s, &p->asked, &p->slot);
 
 	if (!b) {
 		drop_count(DROP_NO_BACKEND, PLACE_SOCK, 0);

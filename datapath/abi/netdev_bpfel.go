@@ -159,6 +159,7 @@ type netdevFlow struct {
 type netdevFrontend struct {
 	_       structs.HostLayout
 	Service uint32
+	Outside uint32
 	Flags   uint32
 }
 
@@ -210,6 +211,8 @@ type netdevService struct {
 	Revision uint32
 	Flags    uint32
 	Affinity uint32
+	Ring     uint32
+	RingSize uint32
 }
 
 type netdevSlotKey struct {

@@ -74,7 +74,7 @@ func (m *Maps) DeleteService(id uint32) error { return m.service.put(id, abi.Ser
 
 // PutFrontend leads an address and port to a service.
 func (m *Maps) PutFrontend(f desired.Frontend, service uint32) error {
-	return m.frontend.put(frontendKey(f), abi.Frontend{Service: service})
+	return m.frontend.put(frontendKey(f), abi.Frontend{Service: service, Outside: service})
 }
 
 // FrontendRow is a frontend and the service that it leads to.
@@ -87,7 +87,7 @@ type FrontendRow struct {
 func (m *Maps) PutFrontends(frontends []FrontendRow) error {
 	keys, values := make([]abi.FrontendKey, len(frontends)), make([]abi.Frontend, len(frontends))
 	for i, f := range frontends {
-		keys[i], values[i] = frontendKey(f.Frontend), abi.Frontend{Service: f.Service}
+		keys[i], values[i] = frontendKey(f.Frontend), abi.Frontend{Service: f.Service, Outside: f.Service}
 	}
 	return m.frontend.putAll(keys, values)
 }

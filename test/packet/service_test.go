@@ -50,7 +50,7 @@ func (s service) write(o *load.Objects) error {
 	}
 	for _, f := range s.frontends {
 		key := abi.FrontendKey{Addr: abi.AddrFrom(f.Addr()), Port: abi.Port(f.Port()), Proto: s.proto}
-		if err := o.Map(abi.MapFrontend).Put(key, abi.Frontend{Service: s.id}); err != nil {
+		if err := o.Map(abi.MapFrontend).Put(key, abi.Frontend{Service: s.id, Outside: s.id}); err != nil {
 			return err
 		}
 	}
