@@ -58,10 +58,36 @@ INLINE bool addr_loopback_v4(const struct addr *a)
 		       bpf_htonl(0x7f000000);
 }
 
-/* addr_special_v4 tells whether a is multicast, reserved or broadcast. */
-INLINE bool addr_special_v4(const struct addr *a)
+/* addr_is_v4 tells whether a is an IPv4 address. */
+INLINE bool addr_is_v4(const struct addr *a)
 {
-	return bpf_ntohl(addr_word(a, 3)) >= 0xe0000000;
+	return !addr_word(a, 0) && !addr_word(a, 1) &&
+	       addr_word(a, 2) == bpf_htonl(0xffff);
+}
+
+/* addr_loopback tells whether a is in 127.0.0.0/8 or ::1. */
+INLINE bool addr_loopback(const struct addr *a)
+{
+	return addr_loopback_v4(a) ||
+	       (!addr_word(a, 0) && !addr_word(a, 1) && !addr_word(a, 2) &&
+		addr_word(a, 3) == bpf_htonl(1));
+}
+
+/* addr_link_local tells whether a is in fe80::/10. */
+INLINE bool addr_link_local(const struct addr *a)
+{
+	return (addr_word(a, 0) & bpf_htonl(0xffc00000)) ==
+	       bpf_htonl(0xfe800000);
+}
+
+/* addr_special tells whether a is multicast, reserved, broadcast or of the
+ * link alone.
+ */
+INLINE bool addr_special(const struct addr *a)
+{
+	if (addr_is_v4(a))
+		return bpf_ntohl(addr_word(a, 3)) >= 0xe0000000;
+	return a->bytes[0] == 0xff || addr_link_local(a);
 }
 
 INLINE bool network_contains(const volatile struct network *n,

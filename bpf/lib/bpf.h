@@ -20,8 +20,15 @@
 
 #define INLINE static __always_inline
 
+/* A function that the verifier checks once, by itself, and not at each call
+ * with all that may have come before. On 5.10 it may be given the packet and
+ * numbers only; what else it works on is in the scratch map.
+ */
+#define SEPARATE __noinline
+
 /* errno values: fixed by the ABI of every architecture that skep runs on. */
 #define EEXIST 17
+#define EINVAL 22
 #define ECONNREFUSED 111
 
 #endif

@@ -12,6 +12,10 @@
 
 #define CONFIG(type, name) volatile const type name
 
+/* Names that end in 6 are for IPv6, the others for IPv4. What is all zero is
+ * not used on this node.
+ */
+
 /* config_addr reads an address. A cast that forgets volatile would read the
  * value of compile time.
  */
@@ -26,17 +30,21 @@ INLINE void config_addr(struct addr *to, const volatile struct addr *from)
 
 /* The pod addresses of all nodes. Traffic to them is never masqueraded. */
 CONFIG(struct network, cluster_network);
+CONFIG(struct network, cluster_network6);
 
 /* The pod addresses of this node. An address of it without an endpoint is
  * nobody's, and packets to it are dropped.
  */
 CONFIG(struct network, pod_network);
+CONFIG(struct network, pod_network6);
 
 /* The ClusterIPs. An address of it without a frontend is refused. */
 CONFIG(struct network, service_network);
+CONFIG(struct network, service_network6);
 
 /* The router address of this node: the source of hairpin traffic. */
 CONFIG(struct addr, router_addr);
+CONFIG(struct addr, router_addr6);
 
 /* NodePorts, host byte order, both ends included. Only for these ports is
  * the wildcard frontend tried.
@@ -58,5 +66,32 @@ CONFIG(__u64, host_netns) = 0;
 
 /* The kernel has bpf_set_retval (5.18). */
 CONFIG(bool, has_set_retval) = false;
+
+INLINE bool cluster_contains(const struct addr *a)
+{
+	return network_contains(&cluster_network, a) ||
+	       network_contains(&cluster_network6, a);
+}
+
+INLINE bool pods_contain(const struct addr *a)
+{
+	return network_contains(&pod_network, a) ||
+	       network_contains(&pod_network6, a);
+}
+
+INLINE bool services_contain(const struct addr *a)
+{
+	return network_contains(&service_network, a) ||
+	       network_contains(&service_network6, a);
+}
+
+/* router_of gives the router address of a family. */
+INLINE void router_of(struct addr *to, bool v6)
+{
+	if (v6)
+		config_addr(to, &router_addr6);
+	else
+		config_addr(to, &router_addr);
+}
 
 #endif

@@ -19,9 +19,10 @@ struct flow {
 	struct packet packet;
 	struct packet quoted; /* of an ICMP error: see quote.h */
 	struct conntrack_key key;
-	__u32 from; /* index of the packet's source in key */
-	struct translation translation; /* of a new flow */
-	struct conntrack entry;		/* of a new translated flow */
+	__u32 from;	    /* index of the packet's source in key */
+	struct route route; /* the answer of flow_route */
+	struct translation translation; /* of a new flow: for flow_create */
+	struct conntrack entry;		/* for flow_rewrite, quote_rewrite */
 };
 
 /* Where a program works on its packet. In a map and not on the stack: of map
@@ -36,15 +37,79 @@ struct {
 	__uint(max_entries, 1);
 } scratch SEC(".maps");
 
-/* flow_new gives an empty flow to work on. */
-INLINE struct flow *flow_new(void)
+/* flow_get gives the flow at hand. */
+INLINE struct flow *flow_get(void)
 {
 	__u32 zero = 0;
-	struct flow *f = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (f)
-		__builtin_memset(f, 0, sizeof(*f));
-	return f;
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+/* flow_parse begins with a packet: it fills in the packet of an otherwise
+ * empty flow. Returns its enum kind.
+ */
+SEPARATE int flow_parse(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+
+	if (!f)
+		return KIND_BAD;
+	__builtin_memset(f, 0, sizeof(*f));
+	return parse(skb, &f->packet);
+}
+
+/* flow_rewrite makes the packet what f->entry says. Returns 0, or negative
+ * if the kernel refused.
+ */
+SEPARATE int flow_rewrite(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+
+	return f ? nat_rewrite(skb, &f->packet, &f->entry) : -1;
+}
+
+/* flow_create makes the entries of a translated flow, as f->translation says,
+ * and rewrites the packet. Returns DROP_NONE or an enum drop_reason.
+ */
+SEPARATE int flow_create(struct __sk_buff *skb)
+{
+	const struct control *c = control_get();
+	struct flow *f = flow_get();
+	enum drop_reason reason;
+
+	if (!f || !c)
+		return DROP_REWRITE;
+	reason = nat_create(&f->packet, &f->translation, c, &f->entry);
+	if (reason == DROP_NONE && nat_rewrite(skb, &f->packet, &f->entry))
+		return DROP_REWRITE;
+	return reason;
+}
+
+/* flow_route asks the routing table where the packet is to go, or where it is
+ * to go once translated. The answer is in f->route. False: see route_find.
+ */
+SEPARATE int flow_route(struct __sk_buff *skb, bool translated)
+{
+	struct flow *f = flow_get();
+	struct addr dst;
+	int found;
+
+	if (!f)
+		return false;
+	dst = f->packet.dst;
+	if (translated)
+		f->packet.dst = f->translation.dst;
+	found = route_find(skb, &f->packet, &f->route);
+	f->packet.dst = dst;
+	return found;
+}
+
+/* flow_refuse answers the packet with a refusal. Returns a verdict. */
+SEPARATE int flow_refuse(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+
+	return f ? reject(skb, &f->packet) : TC_ACT_SHOT;
 }
 
 INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
@@ -54,11 +119,11 @@ INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
 	return TC_ACT_SHOT;
 }
 
-INLINE int flow_reject(struct __sk_buff *skb, const struct packet *p,
-		       enum drop_reason reason, enum place place)
+INLINE int flow_reject(struct __sk_buff *skb, enum drop_reason reason,
+		       enum place place)
 {
 	drop_count(reason, place, skb->len);
-	return reject(skb, p);
+	return flow_refuse(skb);
 }
 
 /* flow_find fills in the key and looks up the entry. */
@@ -165,7 +230,8 @@ INLINE int flow_translate(struct __sk_buff *skb, struct flow *f,
 	__u32 news = ct->flags & ~before;
 	bool over = flow_over(ct, &f->packet);
 
-	if (nat_rewrite(skb, &f->packet, ct))
+	f->entry = *ct;
+	if (flow_rewrite(skb))
 		return -1;
 	if (news || over)
 		flow_tell(f, news, over);

@@ -29,55 +29,98 @@ struct translation {
 	__u32 service;
 };
 
-/* nat_end writes one address and port into the frame. addr_off is the offset
- * of the address, port_off of the port or ICMP id.
+/* Since 6.16 a checksum helper that is told of IPv6 leaves skb->csum right for
+ * devices that verify checksums; earlier ones refuse the flag.
  */
-INLINE int nat_end(struct __sk_buff *skb, const struct packet *p,
-		   __u32 addr_off, __be32 old_addr, __be32 addr,
-		   __u32 port_off, __be16 old_port, __be16 port)
+#define F_IPV6 (1ULL << 7)
+
+INLINE __u32 nat_csum(const struct packet *p)
+{
+	return p->l4 + (p->proto == IPPROTO_TCP	  ? TCP_CSUM
+			: p->proto == IPPROTO_UDP ? UDP_CSUM
+						  : ICMP_CSUM);
+}
+
+/* nat_addr4 and nat_addr6 write one address into the frame, at off. Only the
+ * first fragment has an L4 header; its checksum stands for all.
+ */
+INLINE int nat_addr4(struct __sk_buff *skb, const struct packet *p, __u32 off,
+		     const struct addr *old, const struct addr *new)
 {
 	__u64 mangled = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	__u32 csum = p->l4 + (p->proto == IPPROTO_TCP	? TCP_CSUM
-			      : p->proto == IPPROTO_UDP ? UDP_CSUM
-							: ICMP_CSUM);
+	__be32 from = addr_v4(old), to = addr_v4(new);
 	int err = 0;
 
-	if (p->proto != IPPROTO_ICMP)
-		err |= bpf_l4_csum_replace(skb, csum, old_addr, addr,
+	if (!p->continued && p->proto != IPPROTO_ICMP)
+		err |= bpf_l4_csum_replace(skb, nat_csum(p), from, to,
 					   4 | BPF_F_PSEUDO_HDR | mangled);
-	if (old_port != port) {
-		err |= bpf_l4_csum_replace(skb, csum, old_port, port,
-					   2 | mangled);
-		err |= bpf_skb_store_bytes(skb, port_off, &port, 2, 0);
+	err |= bpf_l3_csum_replace(skb, IP_OFF(check), from, to, 4);
+	return err | bpf_skb_store_bytes(skb, off, &to, 4, 0);
+}
+
+INLINE int nat_addr6(struct __sk_buff *skb, const struct packet *p, __u32 off,
+		     const struct addr *old, const struct addr *new)
+{
+	__u64 mangled = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__s64 diff = bpf_csum_diff((__be32 *)old->bytes, sizeof(*old),
+				   (__be32 *)new->bytes, sizeof(*new), 0);
+	int err = 0;
+
+	if (!p->continued) {
+		err = bpf_l4_csum_replace(skb, nat_csum(p), 0, diff,
+					  BPF_F_PSEUDO_HDR | mangled | F_IPV6);
+		if (err == -EINVAL)
+			err = bpf_l4_csum_replace(skb, nat_csum(p), 0, diff,
+						  BPF_F_PSEUDO_HDR | mangled);
 	}
-	err |= bpf_l3_csum_replace(skb, IP_OFF(check), old_addr, addr, 4);
-	err |= bpf_skb_store_bytes(skb, addr_off, &addr, 4, 0);
-	return err;
+	return err | bpf_skb_store_bytes(skb, off, new, sizeof(*new), 0);
+}
+
+/* nat_port_write writes a port or ICMP id into the frame, off bytes into the
+ * L4 header.
+ */
+INLINE int nat_port_write(struct __sk_buff *skb, const struct packet *p,
+			  __u32 off, __be16 old, __be16 new)
+{
+	__u64 mangled = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	int err;
+
+	if (p->continued || old == new)
+		return 0;
+	err = bpf_l4_csum_replace(skb, nat_csum(p), old, new, 2 | mangled);
+	return err | bpf_skb_store_bytes(skb, p->l4 + off, &new, 2, 0);
 }
 
 /* nat_rewrite makes the packet what the entry says, in the frame and in *p. */
 INLINE int nat_rewrite(struct __sk_buff *skb, struct packet *p,
 		       const struct conntrack *ct)
 {
-	bool icmp = p->proto == IPPROTO_ICMP;
-	struct addr src = ct->src, dst = ct->dst;
-	__be16 sport = ct->sport, dport = ct->dport;
-	__u32 flags = ct->flags;
+	bool icmp = packet_icmp(p);
 	int err = 0;
 
-	if (flags & CT_REWRITE_SRC) {
-		err |= nat_end(skb, p, IP_OFF(saddr), addr_v4(&p->src),
-			       addr_v4(&src), p->l4 + (icmp ? ICMP_ID : 0),
-			       p->sport, sport);
-		p->src = src;
-		p->sport = sport;
+	if (ct->flags & CT_REWRITE_SRC) {
+		if (p->v6)
+			err |= nat_addr6(skb, p, IP6_OFF(saddr), &p->src,
+					 &ct->src);
+		else
+			err |= nat_addr4(skb, p, IP_OFF(saddr), &p->src,
+					 &ct->src);
+		err |= nat_port_write(skb, p, icmp ? ICMP_ID : 0, p->sport,
+				      ct->sport);
+		p->src = ct->src;
+		p->sport = ct->sport;
 	}
-	if (flags & CT_REWRITE_DST) {
-		err |= nat_end(skb, p, IP_OFF(daddr), addr_v4(&p->dst),
-			       addr_v4(&dst), p->l4 + (icmp ? ICMP_ID : 2),
-			       p->dport, dport);
-		p->dst = dst;
-		p->dport = dport;
+	if (ct->flags & CT_REWRITE_DST) {
+		if (p->v6)
+			err |= nat_addr6(skb, p, IP6_OFF(daddr), &p->dst,
+					 &ct->dst);
+		else
+			err |= nat_addr4(skb, p, IP_OFF(daddr), &p->dst,
+					 &ct->dst);
+		err |= nat_port_write(skb, p, icmp ? ICMP_ID : 2, p->dport,
+				      ct->dport);
+		p->dst = ct->dst;
+		p->dport = ct->dport;
 	}
 	return err;
 }

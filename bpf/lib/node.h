@@ -25,7 +25,11 @@ struct {
 
 /* device: a device of this node that leads outside. */
 struct device {
-	struct addr masquerade; /* source of pods' traffic that leaves by it */
+	/* The source of pods' traffic that leaves by it; all zero: there is
+	 * none of that family.
+	 */
+	struct addr masquerade;
+	struct addr masquerade6;
 };
 
 /* key: ifindex */
@@ -42,6 +46,20 @@ INLINE bool node_is_local(const struct addr *addr)
 	struct node *n = bpf_map_lookup_elem(&node, addr);
 
 	return n && (n->flags & NODE_LOCAL);
+}
+
+/* device_masquerade finds the source of traffic that leaves by a device;
+ * NULL: none was given to it.
+ */
+INLINE const struct addr *device_masquerade(__u32 ifindex, bool v6)
+{
+	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
+	const struct addr *a;
+
+	if (!d)
+		return NULL;
+	a = v6 ? &d->masquerade6 : &d->masquerade;
+	return addr_word(a, 3) ? a : NULL;
 }
 
 #endif

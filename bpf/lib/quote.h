@@ -12,120 +12,202 @@
 
 #define QUOTE_OFF(f, field)                                                    \
 	((f)->packet.quote + offsetof(struct iphdr, field))
+#define QUOTE6_OFF(f, field)                                                   \
+	((f)->packet.quote + offsetof(struct ipv6hdr, field))
 
 /* quote_ports reads the quoted ports or ICMP id, as an answer has them. */
 INLINE void quote_ports(const __be16 *l4, struct packet *q)
 {
 	__u8 type = ((const __u8 *)l4)[0];
 
-	if (q->proto != IPPROTO_ICMP) {
+	if (!packet_icmp(q)) {
 		q->sport = l4[1];
 		q->dport = l4[0];
-	} else if (type == ICMP_ECHO) {
+	} else if (type == (q->v6 ? ICMP6_ECHO : ICMP_ECHO)) {
 		q->dport = l4[2];
 	} else {
 		q->sport = l4[2];
 	}
 }
 
-/* quote_find makes f->quoted the answer to the packet that the error in f
- * quotes and finds the entry that rewrites it. NULL: the flow is unknown or
- * not translated on this side.
+/* quote_header reads the quoted IP header as an answer's. False: it is cut
+ * short, or that of a fragment but the first.
  */
-INLINE struct conntrack *quote_find(struct __sk_buff *skb, struct flow *f)
+INLINE bool quote_header4(struct __sk_buff *skb, const struct packet *p,
+			  struct packet *q)
 {
-	struct packet *p = &f->packet, *q = &f->quoted;
-	struct conntrack *ct;
 	struct iphdr ip;
-	__be16 l4[4];
 
 	if (bpf_skb_load_bytes(skb, p->quote, &ip, sizeof(ip)) || ip.ihl < 5)
-		return NULL;
+		return false;
 	q->proto = ip.protocol;
 	q->l4 = p->quote + ip.ihl * 4;
-	if ((ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET)) ||
-	    bpf_skb_load_bytes(skb, q->l4, l4, sizeof(l4)))
-		return NULL;
 	addr_set_v4(&q->src, ip.daddr);
 	addr_set_v4(&q->dst, ip.saddr);
+	return !(ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET));
+}
+
+INLINE bool quote_header6(struct __sk_buff *skb, const struct packet *p,
+			  struct packet *q)
+{
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, p->quote, &ip, sizeof(ip)))
+		return false;
+	q->v6 = true;
+	q->proto = ip.nexthdr;
+	q->l4 = p->quote + sizeof(ip);
+	__builtin_memcpy(&q->src, &ip.daddr, sizeof(q->src));
+	__builtin_memcpy(&q->dst, &ip.saddr, sizeof(q->dst));
+	for (int i = 0; i < EXTENSIONS; i++)
+		if (!extension(skb, q))
+			break;
+	return !q->continued;
+}
+
+/* quote_find makes f->quoted the answer to the packet that the error in f
+ * quotes, and f->entry what rewrites it. False: the flow is unknown or not
+ * translated on this side.
+ */
+SEPARATE int quote_find(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+	struct conntrack *ct;
+	struct packet *p, *q;
+	__be16 l4[4];
+
+	if (!f)
+		return false;
+	p = &f->packet;
+	q = &f->quoted;
+	if (!(p->v6 ? quote_header6(skb, p, q) : quote_header4(skb, p, q)) ||
+	    bpf_skb_load_bytes(skb, q->l4, l4, sizeof(l4)))
+		return false;
 	if (!addr_equal(&q->dst, &p->dst))
-		return NULL;
+		return false;
 	quote_ports(l4, q);
 	f->from = conntrack_key_of(&f->key, &q->src, q->sport, &q->dst,
 				   q->dport, q->proto);
 	ct = bpf_map_lookup_elem(&conntrack, &f->key);
 	if (!ct || !conntrack_translated(ct) || !conntrack_applies(ct, f->from))
-		return NULL;
-	return ct;
+		return false;
+	f->entry = *ct;
+	return true;
 }
 
-/* quote_end writes one address and port into the quote. The sums of the
- * quoted IP header and of the ICMP message stay right, and the address needs
- * no change of the latter: the header's own sum has made up for it. The
+/* quote_port writes a port into the quote, off bytes into its L4 header. The
  * quoted TCP or UDP sum is nobody's to check, and stays.
  */
-INLINE int quote_end(struct __sk_buff *skb, const struct flow *f,
-		     __u32 addr_off, __be32 old_addr, __be32 addr,
-		     __u32 port_off, __be16 old_port, __be16 port)
+INLINE int quote_port(struct __sk_buff *skb, const struct flow *f, __u32 off,
+		      __be16 old, __be16 new)
 {
-	__u32 csum = f->packet.l4 + ICMP_CSUM;
 	int err;
 
-	err = bpf_l3_csum_replace(skb, QUOTE_OFF(f, check), old_addr, addr, 4);
-	err |= bpf_skb_store_bytes(skb, addr_off, &addr, 4, 0);
-	err |= bpf_l4_csum_replace(skb, csum, old_port, port, 2);
-	return err | bpf_skb_store_bytes(skb, port_off, &port, 2, 0);
+	err = bpf_l4_csum_replace(skb, f->packet.l4 + ICMP_CSUM, old, new, 2);
+	return err |
+	       bpf_skb_store_bytes(skb, f->quoted.l4 + off, &new, 2, 0);
 }
 
-/* quote_outer writes one address of the error itself. */
-INLINE int quote_outer(struct __sk_buff *skb, __u32 off, struct addr *old,
-		       const struct addr *new)
+/* quote_addr4 writes one address into the quote, at off. The sums of the
+ * quoted IP header and of the ICMP message stay right, and the address needs
+ * no change of the latter: the header's own sum has made up for it.
+ */
+INLINE int quote_addr4(struct __sk_buff *skb, const struct flow *f, __u32 off,
+		       const struct addr *old, const struct addr *new)
 {
-	__be32 to = addr_v4(new);
+	__be32 from = addr_v4(old), to = addr_v4(new);
 	int err;
 
-	err = bpf_l3_csum_replace(skb, IP_OFF(check), addr_v4(old), to, 4);
-	*old = *new;
+	err = bpf_l3_csum_replace(skb, QUOTE_OFF(f, check), from, to, 4);
 	return err | bpf_skb_store_bytes(skb, off, &to, 4, 0);
 }
 
-/* quote_rewrite makes the error what the entry says of answers, in the frame
- * and in f->packet. Routers on the way keep their own address as its source.
+/* quote_addr6 does so for IPv6, where the ICMP sum is over the addresses of
+ * the quote and over those of the error itself alike.
  */
-INLINE int quote_rewrite(struct __sk_buff *skb, struct flow *f,
-			 const struct conntrack *ct)
+INLINE int quote_addr6(struct __sk_buff *skb, const struct flow *f, __u32 off,
+		       const struct addr *old, const struct addr *new)
+{
+	__s64 diff = bpf_csum_diff((__be32 *)old->bytes, sizeof(*old),
+				   (__be32 *)new->bytes, sizeof(*new), 0);
+	int err;
+
+	err = bpf_l4_csum_replace(skb, f->packet.l4 + ICMP_CSUM, 0, diff, 0);
+	return err | bpf_skb_store_bytes(skb, off, new, sizeof(*new), 0);
+}
+
+/* quote_source writes what the entry says of the source of answers: into the
+ * quote, and into the error if it comes from there. Routers on the way keep
+ * their own address.
+ */
+INLINE int quote_source(struct __sk_buff *skb, struct flow *f)
 {
 	struct packet *p = &f->packet, *q = &f->quoted;
-	bool icmp = q->proto == IPPROTO_ICMP;
-	struct addr src = ct->src, dst = ct->dst;
-	__be16 sport = ct->sport, dport = ct->dport;
-	__u32 flags = ct->flags;
+	const struct addr *src = &f->entry.src;
+	bool own = addr_equal(&p->src, &q->src);
+	int err;
+
+	err = quote_port(skb, f, packet_icmp(q) ? ICMP_ID : 2, q->sport,
+			 f->entry.sport);
+	if (p->v6) {
+		err |= quote_addr6(skb, f, QUOTE6_OFF(f, daddr), &q->src, src);
+		if (own)
+			err |= nat_addr6(skb, p, IP6_OFF(saddr), &p->src, src);
+	} else {
+		err |= quote_addr4(skb, f, QUOTE_OFF(f, daddr), &q->src, src);
+		if (own)
+			err |= nat_addr4(skb, p, IP_OFF(saddr), &p->src, src);
+	}
+	if (own)
+		p->src = *src;
+	return err;
+}
+
+/* quote_destination does so for the destination of answers, which is also
+ * the error's.
+ */
+INLINE int quote_destination(struct __sk_buff *skb, struct flow *f)
+{
+	struct packet *p = &f->packet, *q = &f->quoted;
+	const struct addr *dst = &f->entry.dst;
+	int err;
+
+	err = quote_port(skb, f, packet_icmp(q) ? ICMP_ID : 0, q->dport,
+			 f->entry.dport);
+	if (p->v6) {
+		err |= quote_addr6(skb, f, QUOTE6_OFF(f, saddr), &q->dst, dst);
+		err |= nat_addr6(skb, p, IP6_OFF(daddr), &p->dst, dst);
+	} else {
+		err |= quote_addr4(skb, f, QUOTE_OFF(f, saddr), &q->dst, dst);
+		err |= nat_addr4(skb, p, IP_OFF(daddr), &p->dst, dst);
+	}
+	p->dst = *dst;
+	return err;
+}
+
+/* quote_rewrite makes the error what f->entry says of answers, in the frame
+ * and in f->packet. Returns 0, or not 0 if the kernel refused.
+ */
+SEPARATE int quote_rewrite(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
 	int err = 0;
 
-	if (flags & CT_REWRITE_SRC) {
-		err |= quote_end(skb, f, QUOTE_OFF(f, daddr), addr_v4(&q->src),
-				 addr_v4(&src), q->l4 + (icmp ? ICMP_ID : 2),
-				 q->sport, sport);
-		if (addr_equal(&p->src, &q->src))
-			err |= quote_outer(skb, IP_OFF(saddr), &p->src, &src);
-	}
-	if (flags & CT_REWRITE_DST) {
-		err |= quote_end(skb, f, QUOTE_OFF(f, saddr), addr_v4(&q->dst),
-				 addr_v4(&dst), q->l4 + (icmp ? ICMP_ID : 0),
-				 q->dport, dport);
-		err |= quote_outer(skb, IP_OFF(daddr), &p->dst, &dst);
-	}
+	if (!f)
+		return -1;
+	if (f->entry.flags & CT_REWRITE_SRC)
+		err |= quote_source(skb, f);
+	if (f->entry.flags & CT_REWRITE_DST)
+		err |= quote_destination(skb, f);
 	return err;
 }
 
 /* quote_pass rewrites an error that the host's stack carries. False: the
  * kernel refused.
  */
-INLINE bool quote_pass(struct __sk_buff *skb, struct flow *f)
+INLINE bool quote_pass(struct __sk_buff *skb)
 {
-	struct conntrack *ct = quote_find(skb, f);
-
-	return !ct || !quote_rewrite(skb, f, ct);
+	return !quote_find(skb) || !quote_rewrite(skb);
 }
 
 #endif

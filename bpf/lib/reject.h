@@ -12,9 +12,15 @@
  * first eight bytes behind it.
  */
 #define QUOTE (sizeof(struct iphdr) + 8)
+#define QUOTE6 (sizeof(struct ipv6hdr) + 8)
 
 struct icmp_error {
 	struct iphdr ip;
+	struct icmp_header icmp;
+};
+
+struct icmp6_error {
+	struct ipv6hdr ip;
 	struct icmp_header icmp;
 };
 
@@ -30,6 +36,21 @@ INLINE int reject_swap_mac(struct __sk_buff *skb)
 	return bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0);
 }
 
+/* reject_swap_addr exchanges the IP addresses. No checksum changes by it. */
+INLINE int reject_swap_addr(struct __sk_buff *skb, const struct packet *p)
+{
+	__be32 addrs[2] = {addr_v4(&p->dst), addr_v4(&p->src)};
+	int err;
+
+	if (!p->v6)
+		return bpf_skb_store_bytes(skb, IP_OFF(saddr), addrs,
+					   sizeof(addrs), 0);
+	err = bpf_skb_store_bytes(skb, IP6_OFF(saddr), &p->dst, sizeof(p->dst),
+				  0);
+	return err | bpf_skb_store_bytes(skb, IP6_OFF(daddr), &p->src,
+					 sizeof(p->src), 0);
+}
+
 /* reject_tcp answers with a reset. Options and data stay, so that the length
  * and with it the checksum's start do not change: swapping addresses and
  * ports leaves the sum as it is, and the rest is added up difference by
@@ -37,7 +58,6 @@ INLINE int reject_swap_mac(struct __sk_buff *skb)
  */
 INLINE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
 {
-	__be32 addrs[2] = {addr_v4(&p->dst), addr_v4(&p->src)};
 	__be16 ports[2] = {p->dport, p->sport};
 	__u32 csum = p->l4 + TCP_CSUM;
 	__be32 old[2], new[2];
@@ -68,8 +88,7 @@ INLINE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
 	err |= bpf_skb_store_bytes(skb, p->l4 + TCP_SEQ, new, sizeof(new), 0);
 	err |= bpf_skb_store_bytes(skb, p->l4 + TCP_FLAGS - 1, reset, 2, 0);
 	err |= bpf_skb_store_bytes(skb, p->l4, ports, sizeof(ports), 0);
-	err |= bpf_skb_store_bytes(skb, IP_OFF(saddr), addrs, sizeof(addrs), 0);
-	return err;
+	return err | reject_swap_addr(skb, p);
 }
 
 INLINE __be16 checksum_fold(__u32 sum)
@@ -79,8 +98,8 @@ INLINE __be16 checksum_fold(__u32 sum)
 	return ~sum;
 }
 
-/* reject_icmp answers with "destination unreachable". */
-INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p, __u8 code)
+/* reject_icmp answers with "port unreachable". */
+INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p)
 {
 	__u8 quote[QUOTE];
 	struct icmp_error e = {
@@ -92,7 +111,7 @@ INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p, __u8 code)
 		.ip.saddr = addr_v4(&p->dst),
 		.ip.daddr = addr_v4(&p->src),
 		.icmp.type = ICMP_DEST_UNREACH,
-		.icmp.code = code,
+		.icmp.code = ICMP_PORT_UNREACH,
 	};
 	__u32 sum;
 
@@ -110,6 +129,40 @@ INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p, __u8 code)
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0);
 }
 
+/* reject_icmp6 is the same for IPv6. Its checksum is also over the addresses,
+ * the length and the protocol.
+ */
+INLINE int reject_icmp6(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 quote[QUOTE6];
+	struct icmp6_error e = {
+		.ip.version = 6,
+		.ip.payload_len =
+			bpf_htons(sizeof(struct icmp_header) + QUOTE6),
+		.ip.nexthdr = IPPROTO_ICMPV6,
+		.ip.hop_limit = 64,
+		.icmp.type = ICMP6_DEST_UNREACH,
+		.icmp.code = ICMP6_PORT_UNREACH,
+	};
+	__be32 pseudo[2] = {bpf_htonl(sizeof(struct icmp_header) + QUOTE6),
+			    bpf_htonl(IPPROTO_ICMPV6)};
+	__u32 sum;
+
+	__builtin_memcpy(&e.ip.saddr, &p->dst, sizeof(p->dst));
+	__builtin_memcpy(&e.ip.daddr, &p->src, sizeof(p->src));
+	if (p->l4 != ETH_HLEN + sizeof(struct ipv6hdr) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, sizeof(quote)) ||
+	    bpf_skb_change_tail(skb, ETH_HLEN + QUOTE6, 0) ||
+	    bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.ip.saddr, 32, sum);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.icmp, sizeof(e.icmp), sum);
+	e.icmp.checksum = checksum_fold(
+		bpf_csum_diff(NULL, 0, (__be32 *)quote, sizeof(quote), sum));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0);
+}
+
 /* reject turns the packet into a refusal and sends it back through the device
  * it came from; what cannot be answered is dropped.
  */
@@ -117,12 +170,14 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *p)
 {
 	int err;
 
-	if (p->proto == IPPROTO_TCP && (p->tcp & TCP_RST))
+	if (p->continued || (p->proto == IPPROTO_TCP && (p->tcp & TCP_RST)))
 		return TC_ACT_SHOT;
 	if (p->proto == IPPROTO_TCP)
 		err = reject_tcp(skb, p);
+	else if (p->proto == IPPROTO_UDP && p->v6)
+		err = reject_icmp6(skb, p);
 	else if (p->proto == IPPROTO_UDP)
-		err = reject_icmp(skb, p, ICMP_PORT_UNREACH);
+		err = reject_icmp(skb, p);
 	else
 		return TC_ACT_SHOT;
 	if (err || reject_swap_mac(skb))

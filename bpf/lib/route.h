@@ -8,15 +8,41 @@
 
 #include "packet.h"
 
-#ifndef AF_INET
+/* The same on every architecture that skep runs on. */
 #define AF_INET 2
-#endif
+#define AF_INET6 10
 
 /* route: where the routing table sends a packet. */
 struct route {
 	__u32 ifindex;
-	__be32 next_hop;
+	struct addr next_hop;
 };
+
+/* route_query asks for the packet in *p. */
+INLINE void route_query(struct bpf_fib_lookup *fib, struct __sk_buff *skb,
+			const struct packet *p)
+{
+	fib->tot_len = p->length;
+	fib->l4_protocol = p->proto;
+	fib->ifindex = skb->ingress_ifindex ? skb->ingress_ifindex
+					    : skb->ifindex;
+	/* A GSO packet is as long as its segments only after the device has
+	 * cut it; the kernel checks those itself.
+	 */
+	if (skb->gso_segs > 1)
+		fib->tot_len = 0;
+	if (p->v6) {
+		fib->family = AF_INET6;
+		fib->flowinfo = bpf_htonl(p->tos << 20);
+		__builtin_memcpy(fib->ipv6_src, &p->src, sizeof(p->src));
+		__builtin_memcpy(fib->ipv6_dst, &p->dst, sizeof(p->dst));
+		return;
+	}
+	fib->family = AF_INET;
+	fib->tos = p->tos;
+	fib->ipv4_src = addr_v4(&p->src);
+	fib->ipv4_dst = addr_v4(&p->dst);
+}
 
 /* route_find asks the routing table. False: this is for the host's stack,
  * which knows what to do about unreachable, too large, expired, and
@@ -25,36 +51,28 @@ struct route {
 INLINE bool route_find(struct __sk_buff *skb, const struct packet *p,
 		       struct route *r)
 {
-	struct bpf_fib_lookup fib = {
-		.family = AF_INET,
-		.tos = p->tos,
-		.l4_protocol = p->proto,
-		.tot_len = p->length,
-		.ipv4_src = addr_v4(&p->src),
-		.ipv4_dst = addr_v4(&p->dst),
-		.ifindex = skb->ingress_ifindex ? skb->ingress_ifindex
-						: skb->ifindex,
-	};
-	__u32 in = fib.ifindex;
+	struct bpf_fib_lookup fib = {};
+	__u32 in;
 	long err;
 
-	/* A GSO packet is as long as its segments only after the device has
-	 * cut it; the kernel checks those itself.
-	 */
-	if (skb->gso_segs > 1)
-		fib.tot_len = 0;
+	route_query(&fib, skb, p);
+	in = fib.ifindex;
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
 	if (fib.ifindex == in)
 		return false;
 	r->ifindex = fib.ifindex;
-	r->next_hop = fib.ipv4_dst;
+	if (p->v6)
+		__builtin_memcpy(&r->next_hop, fib.ipv6_dst,
+				 sizeof(r->next_hop));
+	else
+		addr_set_v4(&r->next_hop, fib.ipv4_dst);
 	return p->ttl > 1;
 }
 
-/* ttl_decrement is the router's part. The TTL shares a 16-bit word with the
- * protocol for the checksum.
+/* ttl_decrement is the router's part. IPv4's TTL shares a 16-bit word with
+ * the protocol for the checksum.
  */
 INLINE int ttl_decrement(struct __sk_buff *skb, const struct packet *p)
 {
@@ -63,17 +81,24 @@ INLINE int ttl_decrement(struct __sk_buff *skb, const struct packet *p)
 	__be16 new = bpf_htons(ttl << 8 | p->proto);
 	int err;
 
+	if (p->v6)
+		return bpf_skb_store_bytes(skb, IP6_OFF(hop_limit), &ttl, 1, 0);
 	err = bpf_l3_csum_replace(skb, IP_OFF(check), old, new, 2);
 	return err | bpf_skb_store_bytes(skb, IP_OFF(ttl), &ttl, 1, 0);
 }
 
 INLINE int route_send(const struct route *r)
 {
-	struct bpf_redir_neigh nh = {
-		.nh_family = AF_INET,
-		.ipv4_nh = r->next_hop,
-	};
+	struct bpf_redir_neigh nh = {};
 
+	if (addr_is_v4(&r->next_hop)) {
+		nh.nh_family = AF_INET;
+		nh.ipv4_nh = addr_v4(&r->next_hop);
+	} else {
+		nh.nh_family = AF_INET6;
+		__builtin_memcpy(nh.ipv6_nh, &r->next_hop,
+				 sizeof(r->next_hop));
+	}
 	return bpf_redirect_neigh(r->ifindex, &nh, sizeof(nh), 0);
 }
 

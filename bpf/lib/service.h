@@ -14,7 +14,7 @@
 #include "node.h"
 
 struct frontend_key {
-	struct addr addr; /* 0.0.0.0 (mapped): any address of this node */
+	struct addr addr; /* 0.0.0.0 (mapped) or ::: any address of this node */
 	__be16 port;
 	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 pad;   /* 0 */
@@ -106,9 +106,12 @@ INLINE struct frontend *frontend_lookup(const struct addr *addr, __be16 port,
 
 	if (f || !nodeport_in_range(port))
 		return f;
-	if (!(here && addr_loopback_v4(addr)) && !node_is_local(addr))
+	if (!(here && addr_loopback(addr)) && !node_is_local(addr))
 		return NULL;
-	addr_set_v4(&key.addr, 0);
+	if (addr_is_v4(addr))
+		addr_set_v4(&key.addr, 0);
+	else
+		__builtin_memset(&key.addr, 0, sizeof(key.addr));
 	return bpf_map_lookup_elem(&frontend, &key);
 }
 

@@ -20,56 +20,48 @@ INLINE int arrive(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
 	return bpf_redirect_peer(ifindex, 0);
 }
 
-/* onward sends a packet from outside to a backend on another node. */
-INLINE int onward(struct __sk_buff *skb, const struct packet *p,
-		  const struct route *r)
+/* onward sends a packet from outside where the routing table says. */
+INLINE int onward(struct __sk_buff *skb, const struct flow *f)
 {
-	if (ttl_decrement(skb, p))
+	if (ttl_decrement(skb, &f->packet))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
-	return route_send(r);
+	return route_send(&f->route);
 }
 
 /* elsewhere completes a translation to a backend that is not on this node:
  * its answers must come back through here.
  */
-INLINE enum drop_reason elsewhere(struct __sk_buff *skb,
-				  const struct packet *p,
-				  struct translation *t)
+INLINE enum drop_reason elsewhere(struct __sk_buff *skb, struct flow *f)
 {
-	struct packet routed = *p;
-	struct route r = {.ifindex = skb->ifindex};
-	struct device *d;
-	__u32 ifindex;
+	struct translation *t = &f->translation;
+	const struct addr *src;
 
-	routed.dst = t->dst;
 	/* Back out of the same device is a route too. */
-	route_find(skb, &routed, &r);
-	ifindex = r.ifindex;
-	d = bpf_map_lookup_elem(&device, &ifindex);
-	if (!d)
+	f->route.ifindex = skb->ifindex;
+	flow_route(skb, true);
+	src = device_masquerade(f->route.ifindex, f->packet.v6);
+	if (!src)
 		return DROP_NO_MASQUERADE;
-	t->src = d->masquerade;
+	t->src = *src;
 	t->flags |= CT_REWRITE_SRC;
 	return DROP_NONE;
 }
 
 /* serve begins a flow from outside to a Service. */
-INLINE int serve(struct __sk_buff *skb, struct flow *f,
-		 const struct control *c, __u32 id)
+INLINE int serve(struct __sk_buff *skb, struct flow *f, __u32 id)
 {
 	struct packet *p = &f->packet;
 	struct service *s = service_get(id);
 	struct translation *t = &f->translation;
 	enum drop_reason reason = DROP_NONE;
 	struct backend *b;
-	struct route r;
 	__u32 index;
 
 	b = s ? service_choose(id, s, &p->src, &index) : NULL;
 	if (!b)
-		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_NET);
+		return flow_reject(skb, DROP_NO_BACKEND, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
-		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_NET);
+		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_NET);
 	t->flags = CT_REWRITE_DST;
 	t->service = id;
 	t->dst = b->addr;
@@ -78,18 +70,16 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	if (!t->to_ifindex && node_is_local(&t->dst))
 		t->flags |= CT_TO_HOST;
 	else if (!t->to_ifindex)
-		reason = elsewhere(skb, p, t);
+		reason = elsewhere(skb, f);
 	if (reason == DROP_NONE)
-		reason = nat_create(p, t, c, &f->entry);
+		reason = flow_create(skb);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_NET);
-	if (nat_rewrite(skb, p, &f->entry))
-		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
 	if (t->to_ifindex)
 		return arrive(skb, p, t->to_ifindex);
-	if ((t->flags & CT_TO_HOST) || !route_find(skb, p, &r))
+	if ((t->flags & CT_TO_HOST) || !flow_route(skb, false))
 		return TC_ACT_OK;
-	return onward(skb, p, &r);
+	return onward(skb, f);
 }
 
 /* known sends a packet of a flow in the table. */
@@ -99,7 +89,6 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	bool translated = conntrack_translated(ct);
 	__u32 before = ct->flags;
 	bool to_host;
-	struct route r;
 	__u32 to;
 
 	if (!conntrack_applies(ct, f->from))
@@ -115,46 +104,43 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
 	if (to)
 		return arrive(skb, &f->packet, to);
-	if (to_host || !route_find(skb, &f->packet, &r))
+	if (to_host || !flow_route(skb, false))
 		return TC_ACT_OK;
-	return onward(skb, &f->packet, &r);
+	return onward(skb, f);
 }
 
 /* report brings an ICMP error about a translated flow to whom it concerns. */
 INLINE int report(struct __sk_buff *skb, struct flow *f)
 {
 	struct packet *p = &f->packet;
-	struct conntrack *ct = quote_find(skb, f);
-	struct route r;
 	__u32 to;
 
-	if (!ct)
+	if (!quote_find(skb))
 		return TC_ACT_OK;
-	if (quote_rewrite(skb, f, ct))
+	if (quote_rewrite(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
 	to = flow_device(&p->dst);
 	if (to)
 		return arrive(skb, p, to);
-	if (node_is_local(&p->dst) || !route_find(skb, p, &r))
+	if (node_is_local(&p->dst) || !flow_route(skb, false))
 		return TC_ACT_OK;
-	return onward(skb, p, &r);
+	return onward(skb, f);
 }
 
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
+	int kind = flow_parse(skb);
 	const struct control *c = control_get();
 	struct frontend *fe = NULL;
-	struct flow *f = flow_new();
+	struct flow *f = flow_get();
 	struct conntrack *ct;
 	struct packet *p;
 	__u32 to;
 
-	if (!c || !f)
+	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
 	p = &f->packet;
-	if (parse(skb, p) != KIND_IPV4)
-		return TC_ACT_OK;
 	if (p->quote)
 		return report(skb, f);
 	if (!p->has_ports)
@@ -169,8 +155,8 @@ int from_net(struct __sk_buff *skb)
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, c, fe->outside);
-	if (!network_contains(&pod_network, &p->dst))
+		return serve(skb, f, fe->outside);
+	if (!pods_contain(&p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);
 	if (!to)
@@ -180,38 +166,36 @@ int from_net(struct __sk_buff *skb)
 }
 
 /* masquerade begins a flow of a pod that the stack routed out of here. */
-INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
-		      const struct control *c)
+INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 {
 	struct translation *t = &f->translation;
-	__u32 ifindex = skb->ifindex;
-	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
 	enum drop_reason reason;
+	const struct addr *src;
 
-	if (!d)
+	src = device_masquerade(skb->ifindex, f->packet.v6);
+	if (!src)
 		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_TO_NET);
 	t->flags = CT_REWRITE_SRC;
 	t->from_ifindex = flow_device(&f->packet.src);
-	t->src = d->masquerade;
-	reason = nat_create(&f->packet, t, c, &f->entry);
+	t->src = *src;
+	reason = flow_create(skb);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_TO_NET);
-	if (nat_rewrite(skb, &f->packet, &f->entry))
-		return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 	return TC_ACT_OK;
 }
 
 SEC("tc")
 int to_net(struct __sk_buff *skb)
 {
+	int kind = flow_parse(skb);
 	const struct control *c = control_get();
-	struct flow *f = flow_new();
+	struct flow *f = flow_get();
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4)
+	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
-	if (f->packet.quote && !quote_pass(skb, f))
+	if (f->packet.quote && !quote_pass(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 	if (!f->packet.has_ports)
 		return TC_ACT_OK;
@@ -226,11 +210,10 @@ int to_net(struct __sk_buff *skb)
 			return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 		return TC_ACT_OK;
 	}
-	if (!network_contains(&pod_network, &f->packet.src) ||
-	    network_contains(&cluster_network, &f->packet.dst) ||
-	    addr_special_v4(&f->packet.dst))
+	if (!pods_contain(&f->packet.src) || cluster_contains(&f->packet.dst) ||
+	    addr_special(&f->packet.dst))
 		return TC_ACT_OK;
-	return masquerade(skb, f, c);
+	return masquerade(skb, f);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -29,6 +29,18 @@ INLINE bool arp_ours(struct __sk_buff *skb)
 	       !__builtin_memcmp(arp.mac, e->mac, ETH_ALEN);
 }
 
+/* neighbour_ours tells whether what never leaves the link speaks for the pod
+ * that sent it. Before it has an address it speaks for none, or for one of the
+ * link: then nobody else can be meant.
+ */
+INLINE bool neighbour_ours(struct __sk_buff *skb, const struct packet *p)
+{
+	struct addr none = {};
+
+	return addr_equal(&p->src, &none) || addr_link_local(&p->src) ||
+	       flow_device(&p->src) == skb->ifindex;
+}
+
 /* source_ours tells whether a frame speaks for the pod that sent it. */
 INLINE bool source_ours(struct __sk_buff *skb, const struct packet *p)
 {
@@ -43,41 +55,38 @@ INLINE bool source_ours(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* masquerade begins a flow whose source becomes the device's address. */
-INLINE int masquerade(struct __sk_buff *skb, struct flow *f,
-		      const struct control *c, const struct route *r)
+INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 {
 	struct translation *t = &f->translation;
-	__u32 ifindex = r->ifindex;
-	struct device *d = bpf_map_lookup_elem(&device, &ifindex);
+	const struct addr *src;
 	enum drop_reason reason;
 
-	if (!d)
+	src = device_masquerade(f->route.ifindex, f->packet.v6);
+	if (!src)
 		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_FROM_POD);
 	t->flags = CT_REWRITE_SRC;
 	t->from_ifindex = skb->ifindex;
-	t->src = d->masquerade;
-	reason = nat_create(&f->packet, t, c, &f->entry);
+	t->src = *src;
+	reason = flow_create(skb);
+	if (reason == DROP_NONE && ttl_decrement(skb, &f->packet))
+		reason = DROP_REWRITE;
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
-	if (nat_rewrite(skb, &f->packet, &f->entry))
-		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-	if (ttl_decrement(skb, &f->packet))
-		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-	return route_send(r);
+	return route_send(&f->route);
 }
 
 /* leave sends a packet that is for no pod of this node by the routing table;
  * what the table does not settle is the stack's.
  */
-INLINE int leave(struct __sk_buff *skb, const struct packet *p)
+SEPARATE int leave(struct __sk_buff *skb)
 {
-	struct route r;
+	struct flow *f = flow_get();
 
-	if (!route_find(skb, p, &r))
+	if (!f || !flow_route(skb, false))
 		return TC_ACT_OK;
-	if (ttl_decrement(skb, p))
+	if (ttl_decrement(skb, &f->packet))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-	return route_send(&r);
+	return route_send(&f->route);
 }
 
 /* known sends a packet of a flow in the table. */
@@ -87,7 +96,6 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	bool translated = conntrack_translated(ct);
 	__u32 before = ct->flags;
 	bool to_host;
-	struct route r;
 	__u32 to;
 
 	if (!conntrack_applies(ct, f->from))
@@ -98,28 +106,27 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	if (!translated)
 		flow_ended(ct, f);
 	if (!translated && !to && !to_host)
-		return leave(skb, &f->packet);
+		return leave(skb);
 	/* A masqueraded packet is routed by the source that it has here; the
 	 * stack gets it as it is, and to_net rewrites it.
 	 */
 	if (!to && !to_host && !(ct->flags & CT_REWRITE_DST)) {
-		if (!route_find(skb, &f->packet, &r))
+		if (!flow_route(skb, false))
 			return TC_ACT_OK;
 		if (flow_translate(skb, f, ct, before) ||
 		    ttl_decrement(skb, &f->packet))
 			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-		return route_send(&r);
+		return route_send(&f->route);
 	}
 	if (translated && flow_translate(skb, f, ct, before))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
 	if (to)
 		return bpf_redirect_peer(to, 0);
-	return to_host ? TC_ACT_OK : leave(skb, &f->packet);
+	return to_host ? TC_ACT_OK : leave(skb);
 }
 
 /* serve begins a flow to a Service. */
-INLINE int serve(struct __sk_buff *skb, struct flow *f,
-		 const struct control *c, __u32 id)
+INLINE int serve(struct __sk_buff *skb, struct flow *f, __u32 id)
 {
 	struct packet *p = &f->packet;
 	struct service *s = service_get(id);
@@ -130,9 +137,9 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 
 	b = s ? service_choose(id, s, &p->src, &index) : NULL;
 	if (!b)
-		return flow_reject(skb, p, DROP_NO_BACKEND, PLACE_FROM_POD);
+		return flow_reject(skb, DROP_NO_BACKEND, PLACE_FROM_POD);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
-		return flow_reject(skb, p, DROP_NOT_SYN, PLACE_FROM_POD);
+		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_POD);
 	t->flags = CT_REWRITE_DST;
 	t->from_ifindex = skb->ifindex;
 	t->service = id;
@@ -144,16 +151,14 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	if (addr_equal(&t->dst, &p->src)) {
 		/* A pod would answer itself directly, and not the Service. */
 		t->flags |= CT_REWRITE_SRC;
-		config_addr(&t->src, &router_addr);
+		router_of(&t->src, p->v6);
 	}
-	reason = nat_create(p, t, c, &f->entry);
+	reason = flow_create(skb);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
-	if (nat_rewrite(skb, p, &f->entry))
-		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
 	if (t->to_ifindex)
 		return bpf_redirect_peer(t->to_ifindex, 0);
-	return t->flags & CT_TO_HOST ? TC_ACT_OK : leave(skb, p);
+	return t->flags & CT_TO_HOST ? TC_ACT_OK : leave(skb);
 }
 
 /* begin sends the first packet of a flow. */
@@ -162,17 +167,16 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 {
 	struct packet *p = &f->packet;
 	struct frontend *fe = NULL;
-	struct route r;
 	__u32 to;
 
 	if (!source_ours(skb, p))
 		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
-	if (p->proto != IPPROTO_ICMP)
+	if (!packet_icmp(p))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, c, fe->service);
-	if (network_contains(&service_network, &p->dst))
-		return flow_reject(skb, p, DROP_NO_SERVICE, PLACE_FROM_POD);
+		return serve(skb, f, fe->service);
+	if (services_contain(&p->dst))
+		return flow_reject(skb, DROP_NO_SERVICE, PLACE_FROM_POD);
 	to = flow_device(&p->dst);
 	if (to) {
 		flow_track(f, c, 0, skb->ifindex, to);
@@ -182,44 +186,42 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 		flow_track(f, c, CT_TO_HOST, skb->ifindex, 0);
 		return TC_ACT_OK;
 	}
-	if (network_contains(&pod_network, &p->dst))
-		return flow_reject(skb, p, DROP_NO_ENDPOINT, PLACE_FROM_POD);
-	if (addr_special_v4(&p->dst))
+	if (pods_contain(&p->dst))
+		return flow_reject(skb, DROP_NO_ENDPOINT, PLACE_FROM_POD);
+	if (addr_special(&p->dst))
 		return TC_ACT_OK;
-	if (network_contains(&cluster_network, &p->dst)) {
+	if (cluster_contains(&p->dst)) {
 		flow_track(f, c, 0, skb->ifindex, 0);
-		return leave(skb, p);
+		return leave(skb);
 	}
-	if (!route_find(skb, p, &r))
+	if (!flow_route(skb, false))
 		return TC_ACT_OK;
-	return masquerade(skb, f, c, &r);
+	return masquerade(skb, f);
 }
 
-/* report sends an ICMP error about a translated flow. */
-INLINE int report(struct __sk_buff *skb, struct flow *f,
-		  const struct conntrack *ct)
+/* report sends an ICMP error about a translated flow: see quote_find. */
+INLINE int report(struct __sk_buff *skb, struct flow *f)
 {
 	struct packet *p = &f->packet;
-	struct route r;
 	__u32 to;
 
 	/* As with the flow itself: if only the source changes it is routed by
 	 * the one that it has here, and the stack gets it as it is.
 	 */
 	to = flow_device(&p->dst);
-	if (!(ct->flags & CT_REWRITE_DST) && !to) {
-		if (!route_find(skb, p, &r))
+	if (!(f->entry.flags & CT_REWRITE_DST) && !to) {
+		if (!flow_route(skb, false))
 			return TC_ACT_OK;
-		if (quote_rewrite(skb, f, ct) || ttl_decrement(skb, p))
+		if (quote_rewrite(skb) || ttl_decrement(skb, p))
 			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-		return route_send(&r);
+		return route_send(&f->route);
 	}
-	if (quote_rewrite(skb, f, ct))
+	if (quote_rewrite(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
 	to = flow_device(&p->dst);
 	if (to)
 		return bpf_redirect_peer(to, 0);
-	return node_is_local(&p->dst) ? TC_ACT_OK : leave(skb, p);
+	return node_is_local(&p->dst) ? TC_ACT_OK : leave(skb);
 }
 
 /* portless sends what belongs to no flow by itself: fragments, ICMP errors,
@@ -229,25 +231,23 @@ INLINE int report(struct __sk_buff *skb, struct flow *f,
 INLINE int portless(struct __sk_buff *skb, struct flow *f)
 {
 	struct packet *p = &f->packet;
-	struct conntrack *ct = NULL;
 	__u32 to;
 
 	if (!source_ours(skb, p))
 		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
-	if (p->quote)
-		ct = quote_find(skb, f);
 	/* A pod is no router: it reports on what was sent to itself. */
-	if (ct && addr_equal(&f->quoted.src, &p->src))
-		return report(skb, f, ct);
+	if (p->quote && quote_find(skb) &&
+	    addr_equal(&f->quoted.src, &p->src))
+		return report(skb, f);
 	to = flow_device(&p->dst);
 	if (to)
 		return bpf_redirect_peer(to, 0);
-	if (node_is_local(&p->dst) || addr_special_v4(&p->dst))
+	if (node_is_local(&p->dst) || addr_special(&p->dst))
 		return TC_ACT_OK;
-	if (network_contains(&pod_network, &p->dst))
+	if (pods_contain(&p->dst))
 		return flow_drop(skb, DROP_NO_ENDPOINT, PLACE_FROM_POD);
-	if (network_contains(&cluster_network, &p->dst))
-		return leave(skb, p);
+	if (cluster_contains(&p->dst))
+		return leave(skb);
 	return flow_drop(skb, p->fragment ? DROP_FRAGMENT : DROP_UNSUPPORTED,
 			 PLACE_FROM_POD);
 }
@@ -255,24 +255,22 @@ INLINE int portless(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
+	int kind = flow_parse(skb);
 	const struct control *c = control_get();
-	struct flow *f = flow_new();
+	struct flow *f = flow_get();
 	struct conntrack *ct;
 
 	if (!c || !f)
 		return TC_ACT_SHOT;
-	switch (parse(skb, &f->packet)) {
-	case KIND_IPV4:
-		break;
-	case KIND_ARP:
-		return arp_ours(skb) ? TC_ACT_OK
-				     : flow_drop(skb, DROP_SPOOFED,
-						 PLACE_FROM_POD);
-	case KIND_OTHER:
-		return flow_drop(skb, DROP_UNSUPPORTED, PLACE_FROM_POD);
-	default:
+	if (kind == KIND_BAD)
 		return flow_drop(skb, DROP_MALFORMED, PLACE_FROM_POD);
-	}
+	if (kind == KIND_OTHER)
+		return flow_drop(skb, DROP_UNSUPPORTED, PLACE_FROM_POD);
+	if (kind == KIND_ARP ? !arp_ours(skb)
+	    : kind == KIND_NEIGHBOUR && !neighbour_ours(skb, &f->packet))
+		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_POD);
+	if (kind != KIND_IP)
+		return TC_ACT_OK;
 	if (!f->packet.has_ports)
 		return portless(skb, f);
 	ct = flow_find(f);
@@ -291,14 +289,15 @@ int from_pod(struct __sk_buff *skb)
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
+	int kind = flow_parse(skb);
 	const struct control *c = control_get();
-	struct flow *f = flow_new();
+	struct flow *f = flow_get();
 	struct conntrack *ct;
 	__u32 before;
 
-	if (!c || !f || parse(skb, &f->packet) != KIND_IPV4)
+	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
-	if (f->packet.quote && !quote_pass(skb, f))
+	if (f->packet.quote && !quote_pass(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_TO_POD);
 	if (!f->packet.has_ports)
 		return TC_ACT_OK;

@@ -46,11 +46,11 @@ INLINE enum outcome choose(struct peer *p, const struct service *s)
 INLINE enum outcome find(struct bpf_sock_addr *ctx, struct peer *p,
 			 struct service **s)
 {
-	bool here = addr_loopback_v4(&p->asked) && netns_is_host(ctx);
+	bool here = addr_loopback(&p->asked) && netns_is_host(ctx);
 	struct frontend *f;
 
 	f = frontend_lookup(&p->asked, p->asked_port, ctx->protocol, here);
-	if (!f && !network_contains(&service_network, &p->asked))
+	if (!f && !services_contain(&p->asked))
 		return PASS;
 	if (!netns_is_served(ctx))
 		return PASS;

@@ -69,8 +69,9 @@ type netdevControl struct {
 }
 
 type netdevDevice struct {
-	_          structs.HostLayout
-	Masquerade netdevAddr
+	_           structs.HostLayout
+	Masquerade  netdevAddr
+	Masquerade6 netdevAddr
 }
 
 type netdevDropCounter struct {
@@ -109,39 +110,52 @@ type netdevEndpoint struct {
 type netdevFlow struct {
 	_      structs.HostLayout
 	Packet struct {
-		_        structs.HostLayout
-		Src      netdevAddr
-		Dst      netdevAddr
-		Sport    uint16
-		Dport    uint16
-		L4       uint16
-		Length   uint16
-		Quote    uint16
-		Proto    uint8
-		Ttl      uint8
-		Tos      uint8
-		Tcp      uint8
-		Fragment bool
-		HasPorts bool
+		_         structs.HostLayout
+		Src       netdevAddr
+		Dst       netdevAddr
+		Sport     uint16
+		Dport     uint16
+		L4        uint16
+		Length    uint16
+		Quote     uint16
+		Proto     uint8
+		Ttl       uint8
+		Tos       uint8
+		Tcp       uint8
+		V6        bool
+		Fragment  bool
+		Continued bool
+		HasPorts  bool
+		_         [2]byte
+		Id        uint32
 	}
 	Quoted struct {
-		_        structs.HostLayout
-		Src      netdevAddr
-		Dst      netdevAddr
-		Sport    uint16
-		Dport    uint16
-		L4       uint16
-		Length   uint16
-		Quote    uint16
-		Proto    uint8
-		Ttl      uint8
-		Tos      uint8
-		Tcp      uint8
-		Fragment bool
-		HasPorts bool
+		_         structs.HostLayout
+		Src       netdevAddr
+		Dst       netdevAddr
+		Sport     uint16
+		Dport     uint16
+		L4        uint16
+		Length    uint16
+		Quote     uint16
+		Proto     uint8
+		Ttl       uint8
+		Tos       uint8
+		Tcp       uint8
+		V6        bool
+		Fragment  bool
+		Continued bool
+		HasPorts  bool
+		_         [2]byte
+		Id        uint32
 	}
-	Key         netdevConntrackKey
-	From        uint32
+	Key   netdevConntrackKey
+	From  uint32
+	Route struct {
+		_       structs.HostLayout
+		Ifindex uint32
+		NextHop netdevAddr
+	}
 	Translation struct {
 		_           structs.HostLayout
 		Src         netdevAddr
@@ -154,6 +168,21 @@ type netdevFlow struct {
 		Service     uint32
 	}
 	Entry netdevConntrack
+}
+
+type netdevFragment struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+}
+
+type netdevFragmentKey struct {
+	_     structs.HostLayout
+	Src   netdevAddr
+	Dst   netdevAddr
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
 }
 
 type netdevFrontend struct {
@@ -225,30 +254,35 @@ type netdevSlotKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	netdevMapConntrack      = "conntrack"
-	netdevMapControl        = "control"
-	netdevMapDevice         = "device"
-	netdevMapDrop           = "drop"
-	netdevMapEndpoint       = "endpoint"
-	netdevMapFrontend       = "frontend"
-	netdevMapNode           = "node"
-	netdevMapScratch        = "scratch"
-	netdevMapService        = "service"
-	netdevMapSlot           = "slot"
-	netdevProgFromNet       = "from_net"
-	netdevProgToNet         = "to_net"
-	netdevVarClusterNetwork = "cluster_network"
-	netdevVarDropReasons    = "drop_reasons"
-	netdevVarHasSetRetval   = "has_set_retval"
-	netdevVarHostNetns      = "host_netns"
-	netdevVarNatPortMax     = "nat_port_max"
-	netdevVarNatPortMin     = "nat_port_min"
-	netdevVarNodeportMax    = "nodeport_max"
-	netdevVarNodeportMin    = "nodeport_min"
-	netdevVarPlaces         = "places"
-	netdevVarPodNetwork     = "pod_network"
-	netdevVarRouterAddr     = "router_addr"
-	netdevVarServiceNetwork = "service_network"
+	netdevMapConntrack       = "conntrack"
+	netdevMapControl         = "control"
+	netdevMapDevice          = "device"
+	netdevMapDrop            = "drop"
+	netdevMapEndpoint        = "endpoint"
+	netdevMapFragment        = "fragment"
+	netdevMapFrontend        = "frontend"
+	netdevMapNode            = "node"
+	netdevMapScratch         = "scratch"
+	netdevMapService         = "service"
+	netdevMapSlot            = "slot"
+	netdevProgFromNet        = "from_net"
+	netdevProgToNet          = "to_net"
+	netdevVarClusterNetwork  = "cluster_network"
+	netdevVarClusterNetwork6 = "cluster_network6"
+	netdevVarDropReasons     = "drop_reasons"
+	netdevVarHasSetRetval    = "has_set_retval"
+	netdevVarHostNetns       = "host_netns"
+	netdevVarNatPortMax      = "nat_port_max"
+	netdevVarNatPortMin      = "nat_port_min"
+	netdevVarNodeportMax     = "nodeport_max"
+	netdevVarNodeportMin     = "nodeport_min"
+	netdevVarPlaces          = "places"
+	netdevVarPodNetwork      = "pod_network"
+	netdevVarPodNetwork6     = "pod_network6"
+	netdevVarRouterAddr      = "router_addr"
+	netdevVarRouterAddr6     = "router_addr6"
+	netdevVarServiceNetwork  = "service_network"
+	netdevVarServiceNetwork6 = "service_network6"
 )
 
 // loadNetdev returns the embedded CollectionSpec for netdev.
@@ -306,6 +340,7 @@ type netdevMapSpecs struct {
 	Device    *ebpf.MapSpec `ebpf:"device"`
 	Drop      *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
+	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
@@ -317,18 +352,22 @@ type netdevMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type netdevVariableSpecs struct {
-	ClusterNetwork *ebpf.VariableSpec `ebpf:"cluster_network"`
-	DropReasons    *ebpf.VariableSpec `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.VariableSpec `ebpf:"host_netns"`
-	NatPortMax     *ebpf.VariableSpec `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.VariableSpec `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.VariableSpec `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	Places         *ebpf.VariableSpec `ebpf:"places"`
-	PodNetwork     *ebpf.VariableSpec `ebpf:"pod_network"`
-	RouterAddr     *ebpf.VariableSpec `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.VariableSpec `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
+	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.VariableSpec `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	Places          *ebpf.VariableSpec `ebpf:"places"`
+	PodNetwork      *ebpf.VariableSpec `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.VariableSpec `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.VariableSpec `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
 }
 
 // netdevObjects contains all objects after they have been loaded into the kernel.
@@ -356,6 +395,7 @@ type netdevMaps struct {
 	Device    *ebpf.Map `ebpf:"device"`
 	Drop      *ebpf.Map `ebpf:"drop"`
 	Endpoint  *ebpf.Map `ebpf:"endpoint"`
+	Fragment  *ebpf.Map `ebpf:"fragment"`
 	Frontend  *ebpf.Map `ebpf:"frontend"`
 	Node      *ebpf.Map `ebpf:"node"`
 	Scratch   *ebpf.Map `ebpf:"scratch"`
@@ -370,6 +410,7 @@ func (m *netdevMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Endpoint,
+		m.Fragment,
 		m.Frontend,
 		m.Node,
 		m.Scratch,
@@ -382,18 +423,22 @@ func (m *netdevMaps) Close() error {
 //
 // It can be passed to loadNetdevObjects or ebpf.CollectionSpec.LoadAndAssign.
 type netdevVariables struct {
-	ClusterNetwork *ebpf.Variable `ebpf:"cluster_network"`
-	DropReasons    *ebpf.Variable `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.Variable `ebpf:"host_netns"`
-	NatPortMax     *ebpf.Variable `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.Variable `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.Variable `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.Variable `ebpf:"nodeport_min"`
-	Places         *ebpf.Variable `ebpf:"places"`
-	PodNetwork     *ebpf.Variable `ebpf:"pod_network"`
-	RouterAddr     *ebpf.Variable `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.Variable `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
+	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.Variable `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.Variable `ebpf:"nodeport_min"`
+	Places          *ebpf.Variable `ebpf:"places"`
+	PodNetwork      *ebpf.Variable `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.Variable `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.Variable `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
 }
 
 // netdevPrograms contains all programs after they have been loaded into the kernel.

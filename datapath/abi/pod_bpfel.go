@@ -16,30 +16,35 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	podMapConntrack      = "conntrack"
-	podMapControl        = "control"
-	podMapDevice         = "device"
-	podMapDrop           = "drop"
-	podMapEndpoint       = "endpoint"
-	podMapFrontend       = "frontend"
-	podMapNode           = "node"
-	podMapScratch        = "scratch"
-	podMapService        = "service"
-	podMapSlot           = "slot"
-	podProgFromPod       = "from_pod"
-	podProgToPod         = "to_pod"
-	podVarClusterNetwork = "cluster_network"
-	podVarDropReasons    = "drop_reasons"
-	podVarHasSetRetval   = "has_set_retval"
-	podVarHostNetns      = "host_netns"
-	podVarNatPortMax     = "nat_port_max"
-	podVarNatPortMin     = "nat_port_min"
-	podVarNodeportMax    = "nodeport_max"
-	podVarNodeportMin    = "nodeport_min"
-	podVarPlaces         = "places"
-	podVarPodNetwork     = "pod_network"
-	podVarRouterAddr     = "router_addr"
-	podVarServiceNetwork = "service_network"
+	podMapConntrack       = "conntrack"
+	podMapControl         = "control"
+	podMapDevice          = "device"
+	podMapDrop            = "drop"
+	podMapEndpoint        = "endpoint"
+	podMapFragment        = "fragment"
+	podMapFrontend        = "frontend"
+	podMapNode            = "node"
+	podMapScratch         = "scratch"
+	podMapService         = "service"
+	podMapSlot            = "slot"
+	podProgFromPod        = "from_pod"
+	podProgToPod          = "to_pod"
+	podVarClusterNetwork  = "cluster_network"
+	podVarClusterNetwork6 = "cluster_network6"
+	podVarDropReasons     = "drop_reasons"
+	podVarHasSetRetval    = "has_set_retval"
+	podVarHostNetns       = "host_netns"
+	podVarNatPortMax      = "nat_port_max"
+	podVarNatPortMin      = "nat_port_min"
+	podVarNodeportMax     = "nodeport_max"
+	podVarNodeportMin     = "nodeport_min"
+	podVarPlaces          = "places"
+	podVarPodNetwork      = "pod_network"
+	podVarPodNetwork6     = "pod_network6"
+	podVarRouterAddr      = "router_addr"
+	podVarRouterAddr6     = "router_addr6"
+	podVarServiceNetwork  = "service_network"
+	podVarServiceNetwork6 = "service_network6"
 )
 
 // loadPod returns the embedded CollectionSpec for pod.
@@ -97,6 +102,7 @@ type podMapSpecs struct {
 	Device    *ebpf.MapSpec `ebpf:"device"`
 	Drop      *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
+	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
@@ -108,18 +114,22 @@ type podMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podVariableSpecs struct {
-	ClusterNetwork *ebpf.VariableSpec `ebpf:"cluster_network"`
-	DropReasons    *ebpf.VariableSpec `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.VariableSpec `ebpf:"host_netns"`
-	NatPortMax     *ebpf.VariableSpec `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.VariableSpec `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.VariableSpec `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	Places         *ebpf.VariableSpec `ebpf:"places"`
-	PodNetwork     *ebpf.VariableSpec `ebpf:"pod_network"`
-	RouterAddr     *ebpf.VariableSpec `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.VariableSpec `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
+	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.VariableSpec `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	Places          *ebpf.VariableSpec `ebpf:"places"`
+	PodNetwork      *ebpf.VariableSpec `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.VariableSpec `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.VariableSpec `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
 }
 
 // podObjects contains all objects after they have been loaded into the kernel.
@@ -147,6 +157,7 @@ type podMaps struct {
 	Device    *ebpf.Map `ebpf:"device"`
 	Drop      *ebpf.Map `ebpf:"drop"`
 	Endpoint  *ebpf.Map `ebpf:"endpoint"`
+	Fragment  *ebpf.Map `ebpf:"fragment"`
 	Frontend  *ebpf.Map `ebpf:"frontend"`
 	Node      *ebpf.Map `ebpf:"node"`
 	Scratch   *ebpf.Map `ebpf:"scratch"`
@@ -161,6 +172,7 @@ func (m *podMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Endpoint,
+		m.Fragment,
 		m.Frontend,
 		m.Node,
 		m.Scratch,
@@ -173,18 +185,22 @@ func (m *podMaps) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podVariables struct {
-	ClusterNetwork *ebpf.Variable `ebpf:"cluster_network"`
-	DropReasons    *ebpf.Variable `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.Variable `ebpf:"host_netns"`
-	NatPortMax     *ebpf.Variable `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.Variable `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.Variable `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.Variable `ebpf:"nodeport_min"`
-	Places         *ebpf.Variable `ebpf:"places"`
-	PodNetwork     *ebpf.Variable `ebpf:"pod_network"`
-	RouterAddr     *ebpf.Variable `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.Variable `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
+	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.Variable `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.Variable `ebpf:"nodeport_min"`
+	Places          *ebpf.Variable `ebpf:"places"`
+	PodNetwork      *ebpf.Variable `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.Variable `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.Variable `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
 }
 
 // podPrograms contains all programs after they have been loaded into the kernel.

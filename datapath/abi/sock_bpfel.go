@@ -16,36 +16,40 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sockMapDatagram       = "datagram"
-	sockMapDevice         = "device"
-	sockMapDrop           = "drop"
-	sockMapFrontend       = "frontend"
-	sockMapNetns          = "netns"
-	sockMapNode           = "node"
-	sockMapPeer           = "peer"
-	sockMapService        = "service"
-	sockMapSlot           = "slot"
-	sockProgConnect4      = "connect4"
-	sockProgConnect6      = "connect6"
-	sockProgGetpeername4  = "getpeername4"
-	sockProgGetpeername6  = "getpeername6"
-	sockProgRecvmsg4      = "recvmsg4"
-	sockProgRecvmsg6      = "recvmsg6"
-	sockProgSendmsg4      = "sendmsg4"
-	sockProgSendmsg6      = "sendmsg6"
-	sockProgSockRelease   = "sock_release"
-	sockVarClusterNetwork = "cluster_network"
-	sockVarDropReasons    = "drop_reasons"
-	sockVarHasSetRetval   = "has_set_retval"
-	sockVarHostNetns      = "host_netns"
-	sockVarNatPortMax     = "nat_port_max"
-	sockVarNatPortMin     = "nat_port_min"
-	sockVarNodeportMax    = "nodeport_max"
-	sockVarNodeportMin    = "nodeport_min"
-	sockVarPlaces         = "places"
-	sockVarPodNetwork     = "pod_network"
-	sockVarRouterAddr     = "router_addr"
-	sockVarServiceNetwork = "service_network"
+	sockMapDatagram        = "datagram"
+	sockMapDevice          = "device"
+	sockMapDrop            = "drop"
+	sockMapFrontend        = "frontend"
+	sockMapNetns           = "netns"
+	sockMapNode            = "node"
+	sockMapPeer            = "peer"
+	sockMapService         = "service"
+	sockMapSlot            = "slot"
+	sockProgConnect4       = "connect4"
+	sockProgConnect6       = "connect6"
+	sockProgGetpeername4   = "getpeername4"
+	sockProgGetpeername6   = "getpeername6"
+	sockProgRecvmsg4       = "recvmsg4"
+	sockProgRecvmsg6       = "recvmsg6"
+	sockProgSendmsg4       = "sendmsg4"
+	sockProgSendmsg6       = "sendmsg6"
+	sockProgSockRelease    = "sock_release"
+	sockVarClusterNetwork  = "cluster_network"
+	sockVarClusterNetwork6 = "cluster_network6"
+	sockVarDropReasons     = "drop_reasons"
+	sockVarHasSetRetval    = "has_set_retval"
+	sockVarHostNetns       = "host_netns"
+	sockVarNatPortMax      = "nat_port_max"
+	sockVarNatPortMin      = "nat_port_min"
+	sockVarNodeportMax     = "nodeport_max"
+	sockVarNodeportMin     = "nodeport_min"
+	sockVarPlaces          = "places"
+	sockVarPodNetwork      = "pod_network"
+	sockVarPodNetwork6     = "pod_network6"
+	sockVarRouterAddr      = "router_addr"
+	sockVarRouterAddr6     = "router_addr6"
+	sockVarServiceNetwork  = "service_network"
+	sockVarServiceNetwork6 = "service_network6"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -120,18 +124,22 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
-	ClusterNetwork *ebpf.VariableSpec `ebpf:"cluster_network"`
-	DropReasons    *ebpf.VariableSpec `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.VariableSpec `ebpf:"host_netns"`
-	NatPortMax     *ebpf.VariableSpec `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.VariableSpec `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.VariableSpec `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	Places         *ebpf.VariableSpec `ebpf:"places"`
-	PodNetwork     *ebpf.VariableSpec `ebpf:"pod_network"`
-	RouterAddr     *ebpf.VariableSpec `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.VariableSpec `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
+	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.VariableSpec `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	Places          *ebpf.VariableSpec `ebpf:"places"`
+	PodNetwork      *ebpf.VariableSpec `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.VariableSpec `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.VariableSpec `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -183,18 +191,22 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
-	ClusterNetwork *ebpf.Variable `ebpf:"cluster_network"`
-	DropReasons    *ebpf.Variable `ebpf:"drop_reasons"`
-	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
-	HostNetns      *ebpf.Variable `ebpf:"host_netns"`
-	NatPortMax     *ebpf.Variable `ebpf:"nat_port_max"`
-	NatPortMin     *ebpf.Variable `ebpf:"nat_port_min"`
-	NodeportMax    *ebpf.Variable `ebpf:"nodeport_max"`
-	NodeportMin    *ebpf.Variable `ebpf:"nodeport_min"`
-	Places         *ebpf.Variable `ebpf:"places"`
-	PodNetwork     *ebpf.Variable `ebpf:"pod_network"`
-	RouterAddr     *ebpf.Variable `ebpf:"router_addr"`
-	ServiceNetwork *ebpf.Variable `ebpf:"service_network"`
+	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
+	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
+	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
+	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
+	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
+	NodeportMax     *ebpf.Variable `ebpf:"nodeport_max"`
+	NodeportMin     *ebpf.Variable `ebpf:"nodeport_min"`
+	Places          *ebpf.Variable `ebpf:"places"`
+	PodNetwork      *ebpf.Variable `ebpf:"pod_network"`
+	PodNetwork6     *ebpf.Variable `ebpf:"pod_network6"`
+	RouterAddr      *ebpf.Variable `ebpf:"router_addr"`
+	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
+	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
+	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.

@@ -51,15 +51,27 @@ func networkFrom(p netip.Prefix) network {
 	return n
 }
 
+// addrFrom gives the 16-byte form of an address; an invalid one is all zero.
+func addrFrom(a netip.Addr) abi.Addr {
+	if !a.IsValid() {
+		return abi.Addr{}
+	}
+	return abi.AddrFrom(a)
+}
+
 // configure sets the variables that the programs are loaded with.
 func configure(spec *ebpf.CollectionSpec, cfg Config, f Features) error {
 	values := map[string]any{
-		"cluster_network": networkFrom(cfg.ClusterNetwork),
-		"pod_network":     networkFrom(cfg.PodNetwork),
-		"service_network": networkFrom(cfg.ServiceNetwork),
-		"router_addr":     abi.AddrFrom(cfg.Router),
-		"host_netns":      f.NetnsCookie,
-		"has_set_retval":  f.SetRetval,
+		"cluster_network":  networkFrom(cfg.ClusterNetwork),
+		"cluster_network6": networkFrom(cfg.ClusterNetwork6),
+		"pod_network":      networkFrom(cfg.PodNetwork),
+		"pod_network6":     networkFrom(cfg.PodNetwork6),
+		"service_network":  networkFrom(cfg.ServiceNetwork),
+		"service_network6": networkFrom(cfg.ServiceNetwork6),
+		"router_addr":      addrFrom(cfg.Router),
+		"router_addr6":     addrFrom(cfg.Router6),
+		"host_netns":       f.NetnsCookie,
+		"has_set_retval":   f.SetRetval,
 	}
 	if cfg.NodePortMax != 0 {
 		values["nodeport_min"] = cfg.NodePortMin

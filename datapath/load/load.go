@@ -41,13 +41,15 @@ type Config struct {
 	Dir string
 
 	// ClusterNetwork are the pod addresses of all nodes: never masqueraded.
-	ClusterNetwork netip.Prefix
+	// Here and below: the first is of IPv4, the second of IPv6, and one that
+	// is not valid says that the node has nothing of the family.
+	ClusterNetwork, ClusterNetwork6 netip.Prefix
 	// PodNetwork are the pod addresses of this node.
-	PodNetwork netip.Prefix
+	PodNetwork, PodNetwork6 netip.Prefix
 	// ServiceNetwork are the ClusterIPs.
-	ServiceNetwork netip.Prefix
+	ServiceNetwork, ServiceNetwork6 netip.Prefix
 	// Router is the node's own address in PodNetwork.
-	Router netip.Addr
+	Router, Router6 netip.Addr
 
 	// NodePortMin and NodePortMax bound the NodePorts. Zero: 30000-32767.
 	NodePortMin, NodePortMax uint16

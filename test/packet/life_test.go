@@ -2,6 +2,7 @@ package packet_test
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -56,11 +57,13 @@ func testNode(tb testing.TB) *load.Objects {
 			tb.Fatal(err)
 		}
 	}
-	put(abi.MapNode, abi.AddrFrom(router), abi.Node{Flags: abi.NodeLocal})
-	put(abi.MapNode, abi.AddrFrom(nodeIP), abi.Node{Flags: abi.NodeLocal})
-	put(abi.MapDevice, uint32(lo), abi.Device{Masquerade: abi.AddrFrom(nodeIP)})
-	put(abi.MapEndpoint, abi.AddrFrom(podA), abi.Endpoint{Ifindex: lo, Mac: [6]uint8{2, 0, 0, 0, 0, macA}})
-	put(abi.MapEndpoint, abi.AddrFrom(podB), abi.Endpoint{Ifindex: lo, Mac: [6]uint8{2, 0, 0, 0, 0, macB}})
+	put(abi.MapDevice, uint32(lo), abi.Device{Masquerade: abi.AddrFrom(nodeIP), Masquerade6: abi.AddrFrom(six(nodeIP))})
+	for _, of := range []func(netip.Addr) netip.Addr{func(a netip.Addr) netip.Addr { return a }, six} {
+		put(abi.MapNode, abi.AddrFrom(of(router)), abi.Node{Flags: abi.NodeLocal})
+		put(abi.MapNode, abi.AddrFrom(of(nodeIP)), abi.Node{Flags: abi.NodeLocal})
+		put(abi.MapEndpoint, abi.AddrFrom(of(podA)), abi.Endpoint{Ifindex: lo, Mac: [6]uint8{2, 0, 0, 0, 0, macA}})
+		put(abi.MapEndpoint, abi.AddrFrom(of(podB)), abi.Endpoint{Ifindex: lo, Mac: [6]uint8{2, 0, 0, 0, 0, macB}})
+	}
 	services := []service{
 		tcp(1, list(at(vip, 80), at(anyIP, 30080)), list(at(podB, 8080))),
 		udp(2, list(at(vip, 80), at(anyIP, 30080)), list(at(podB, 8080))),
@@ -69,11 +72,34 @@ func testNode(tb testing.TB) *load.Objects {
 		tcp(5, list(at(anyIP, 30082)), list(at(nodeIP, 8080))),
 	}
 	for _, s := range services {
-		if err := s.write(o); err != nil {
-			tb.Fatal(err)
+		for _, s := range []service{s, s.six()} {
+			if err := s.write(o); err != nil {
+				tb.Fatal(err)
+			}
 		}
 	}
 	return o
+}
+
+// live follows a packet's life on a node of its own, and its twin's of IPv6.
+func live(t *testing.T, name string, life []hop) {
+	t.Run(name+" v4", func(t *testing.T) {
+		o := testNode(t)
+		for _, h := range life {
+			h.check(t, o)
+		}
+	})
+	t.Run(name+" v6", func(t *testing.T) {
+		o := testNode(t)
+		for _, h := range life {
+			h.in = h.in.six()
+			if h.out != nil {
+				out := h.out.six()
+				h.out = &out
+			}
+			h.check(t, o)
+		}
+	})
 }
 
 // run sends one packet through a program.

@@ -29,7 +29,7 @@ func (w *world) serve(ns netns.NsHandle, name string, addr netip.AddrPort) {
 func (w *world) serveTCP(ns netns.NsHandle, name string, addr netip.AddrPort) {
 	w.t.Helper()
 	w.in(ns, func() {
-		l, err := net.Listen("tcp4", addr.String())
+		l, err := net.Listen("tcp", addr.String())
 		if err != nil {
 			w.t.Error(err)
 			return
@@ -58,7 +58,7 @@ func (w *world) serveTCP(ns netns.NsHandle, name string, addr netip.AddrPort) {
 func (w *world) serveUDP(ns netns.NsHandle, name string, addr netip.AddrPort) {
 	w.t.Helper()
 	w.in(ns, func() {
-		c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(addr))
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
 		if err != nil {
 			w.t.Error(err)
 			return
@@ -134,19 +134,21 @@ func (w *world) wantRefused(ns netns.NsHandle, network string, to netip.AddrPort
 func TestLive(t *testing.T) {
 	w := newWorld(t)
 	a, b, out := w.pod("a", podA), w.pod("b", podB), w.outside()
-	w.serve(b, "b", at(podB, 80))
-	w.serve(out, "out", at(clientIP, 80))
-	w.serve(w.node, "node", at(nodeIP, 80))
+	for _, of := range []func(netip.AddrPort) netip.AddrPort{itself, six2} {
+		w.serve(b, "b", of(at(podB, 80)))
+		w.serve(out, "out", of(at(clientIP, 80)))
+		w.serve(w.node, "node", of(at(nodeIP, 80)))
+	}
 	backend := list(at(podB, 80))
-	w.service(tcp(1, list(at(vip, 80), at(anyIP, 30080)), backend))
-	w.service(udp(2, list(at(vip, 80), at(anyIP, 30080)), backend))
-	w.service(tcp(3, list(at(vip, 81), at(anyIP, 30081)), nil))
-	w.service(udp(4, list(at(vip, 81), at(anyIP, 30081)), nil))
-	w.service(tcp(5, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
-	w.service(udp(6, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
+	w.services(tcp(1, list(at(vip, 80), at(anyIP, 30080)), backend))
+	w.services(udp(2, list(at(vip, 80), at(anyIP, 30080)), backend))
+	w.services(tcp(3, list(at(vip, 81), at(anyIP, 30081)), nil))
+	w.services(udp(4, list(at(vip, 81), at(anyIP, 30081)), nil))
+	w.services(tcp(5, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
+	w.services(udp(6, list(at(vip, 82), at(anyIP, 30082)), list(at(nodeIP, 80))))
 	closed := list(at(podB, 9))
-	w.service(tcp(7, list(at(vip, 83), at(anyIP, 30083)), closed))
-	w.service(udp(8, list(at(vip, 83), at(anyIP, 30083)), closed))
+	w.services(tcp(7, list(at(vip, 83), at(anyIP, 30083)), closed))
+	w.services(udp(8, list(at(vip, 83), at(anyIP, 30083)), closed))
 
 	type row struct {
 		name   string
@@ -155,11 +157,15 @@ func TestLive(t *testing.T) {
 		answer string     // who answers; empty: refused
 		source netip.Addr // whom it sees
 	}
-	// run asks by TCP and UDP.
+	// run asks by TCP and UDP, IPv4 and IPv6.
 	run := func(t *testing.T, rows []row) {
 		for _, r := range rows {
-			for _, network := range []string{"tcp", "udp"} {
+			for _, network := range []string{"tcp4", "udp4", "tcp6", "udp6"} {
 				t.Run(r.name+" "+network, func(t *testing.T) {
+					r := r
+					if network[3] == '6' {
+						r.to, r.source = six2(r.to), six(r.source)
+					}
 					if r.answer == "" {
 						w.with(t).wantRefused(r.from, network, r.to)
 						return
@@ -211,6 +217,8 @@ func TestLive(t *testing.T) {
 	})
 	w.reportDrops()
 }
+
+func itself(a netip.AddrPort) netip.AddrPort { return a }
 
 // with gives the same world reporting to a subtest.
 func (w *world) with(t *testing.T) *world {

@@ -1,7 +1,10 @@
 package packet_test
 
 import (
+	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/datapath/abi"
 )
@@ -28,6 +31,16 @@ func hopped(f frame) frame {
 
 func answered(f frame, flags uint8, seq, ack uint32) frame {
 	f.flags, f.seq, f.ack = flags, seq, ack
+	return f
+}
+
+// rest is the second and last fragment of a datagram.
+func rest(src, dst netip.Addr) frame {
+	return frame{src: at(src, 0), dst: at(dst, 0), proto: unix.IPPROTO_UDP, fragment: 0x0002, raw: []byte("the rest")}
+}
+
+func optioned(f frame) frame {
+	f.options = 8
 	return f
 }
 
@@ -112,8 +125,26 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgFromPod, fromA(fragmented(udpFrame(a, b), 0x2000)), redirect),
 			to(abi.ProgFromPod, fromA(fragmented(udpFrame(a, b), 0x0003)), redirect),
 		}},
-		{"fragment to the outside", []hop{
-			refused(abi.ProgFromPod, fromA(fragmented(udpFrame(a, out), 0x2000)), reason("fragment")),
+		{"fragments to a service", []hop{
+			to(abi.ProgFromPod, fromA(fragmented(udpFrame(a, at(vip, 80)), 0x2000)), redirect, fromA(fragmented(udpFrame(a, b), 0x2000))),
+			to(abi.ProgFromPod, fromA(rest(podA, vip)), redirect, fromA(rest(podA, podB))),
+			to(abi.ProgFromPod, fromB(fragmented(udpFrame(b, a), 0x2000)), redirect, fromB(fragmented(udpFrame(at(vip, 80), a), 0x2000))),
+			to(abi.ProgFromPod, fromB(rest(podB, podA)), redirect, fromB(rest(vip, podA))),
+		}},
+		{"fragments to a node port from outside", []hop{
+			to(abi.ProgFromNet, fromOut(fragmented(udpFrame(out, at(nodeIP, 30080)), 0x2000)), redirect, hopped(fromOut(fragmented(udpFrame(out, b), 0x2000)))),
+			to(abi.ProgFromNet, fromOut(rest(clientIP, nodeIP)), redirect, hopped(fromOut(rest(clientIP, podB)))),
+		}},
+		{"fragments to the outside", []hop{
+			to(abi.ProgToNet, fragmented(udpFrame(a, out), 0x2000), pass, fragmented(udpFrame(snat, out), 0x2000)),
+			to(abi.ProgToNet, rest(podA, clientIP), pass, rest(nodeIP, clientIP)),
+		}},
+		{"fragment to the outside whose first one did not come", []hop{
+			refused(abi.ProgFromPod, fromA(rest(podA, clientIP)), reason("fragment")),
+		}},
+		{"options and extension headers to a service", []hop{
+			to(abi.ProgFromPod, fromA(optioned(tcpFrame(a, at(vip, 80), syn))), redirect, fromA(optioned(tcpFrame(a, b, syn)))),
+			to(abi.ProgFromPod, fromB(optioned(tcpFrame(b, a, syn|ack))), redirect, fromB(optioned(tcpFrame(at(vip, 80), a, syn|ack)))),
 		}},
 		{"node port from outside and back", []hop{
 			to(abi.ProgFromNet, fromOut(tcpFrame(out, at(nodeIP, 30080), syn)), redirect, hopped(fromOut(tcpFrame(out, b, syn)))),
@@ -172,12 +203,7 @@ func TestPacket(t *testing.T) {
 		}},
 	}
 	for _, r := range rows {
-		t.Run(r.name, func(t *testing.T) {
-			o := testNode(t)
-			for _, h := range r.life {
-				h.check(t, o)
-			}
-		})
+		live(t, r.name, r.life)
 	}
 }
 
@@ -190,6 +216,9 @@ func TestMalformed(t *testing.T) {
 		f[offset] = value
 		return f
 	}
+	six := fromA(tcpFrame(a, b, syn)).six().bytes()
+	long := fromA(optioned(tcpFrame(a, b, syn))).six().bytes()
+	long[14+40+1] = 0xff
 	rows := []struct {
 		name    string
 		in      []byte
@@ -199,7 +228,9 @@ func TestMalformed(t *testing.T) {
 		{"IP header length below its minimum", with(14, 0x44), drop, "malformed"},
 		{"IP header longer than the frame", with(14, 0x4f), drop, "malformed"},
 		{"TCP header cut short", whole[:14+20+12], drop, "malformed"},
-		{"IPv6", with(12, 0x86), drop, "unsupported"},
+		{"neither IPv4 nor IPv6", with(12, 0x86), drop, "unsupported"},
+		{"IPv6 with a TCP header cut short", six[:14+40+12], drop, "malformed"},
+		{"IPv6 whose extension header is longer than the frame", long, drop, "malformed"},
 	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
@@ -216,6 +247,30 @@ func TestMalformed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNeighbour: what IPv6 says on the link reaches the stack if it speaks for
+// the pod or for nobody.
+func TestNeighbour(t *testing.T) {
+	o := testNode(t)
+	solicitation := func(src netip.Addr) []byte {
+		f := frame{src: at(src, 0), dst: at(six(router), 0), proto: unix.IPPROTO_ICMP, ttl: 255, icmp: icmpKind{1: {135, 0}}, payload: "the target's address"}
+		return fromA(f).bytes()
+	}
+	for _, r := range []struct {
+		name    string
+		src     netip.Addr
+		verdict uint32
+	}{
+		{"address of nobody yet", netip.IPv6Unspecified(), pass},
+		{"address of the link", netip.MustParseAddr("fe80::1"), pass},
+		{"own address", six(podA), pass},
+		{"address that no pod has", six(noPod), drop},
+	} {
+		if verdict, _ := run(t, o, abi.ProgFromPod, solicitation(r.src)); verdict != r.verdict {
+			t.Errorf("%s: verdict %d, want %d", r.name, verdict, r.verdict)
+		}
 	}
 }
 

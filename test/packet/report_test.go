@@ -115,17 +115,12 @@ func TestReports(t *testing.T) {
 		}},
 	}
 	for _, r := range rows {
-		t.Run(r.name, func(t *testing.T) {
-			o := testNode(t)
-			for _, h := range r.life {
-				h.check(t, o)
-			}
-		})
+		live(t, r.name, r.life)
 	}
 }
 
 // cut leaves the first bytes of what follows the IP header.
 func cut(f frame, length int) frame {
-	f.raw = f.l4()[:length]
+	f.length = length
 	return f
 }

@@ -27,6 +27,11 @@ var testConfig = load.Config{
 	PodNetwork:     netip.MustParsePrefix("10.244.0.0/24"),
 	ServiceNetwork: netip.MustParsePrefix("10.97.0.0/16"),
 	Router:         router,
+
+	ClusterNetwork6: sixPrefix(netip.MustParsePrefix("10.244.0.0/16")),
+	PodNetwork6:     sixPrefix(netip.MustParsePrefix("10.244.0.0/24")),
+	ServiceNetwork6: sixPrefix(netip.MustParsePrefix("10.97.0.0/16")),
+	Router6:         six(router),
 }
 
 // service is one Service port as user space would write it.
@@ -35,6 +40,17 @@ type service struct {
 	proto     uint8
 	frontends []netip.AddrPort
 	backends  []netip.AddrPort
+}
+
+// six is the service's twin of IPv6.
+func (s service) six() service {
+	twins := func(list []netip.AddrPort) (twins []netip.AddrPort) {
+		for _, a := range list {
+			twins = append(twins, six2(a))
+		}
+		return twins
+	}
+	return service{s.id + 100, s.proto, twins(s.frontends), twins(s.backends)}
 }
 
 func (s service) write(o *load.Objects) error {

@@ -41,7 +41,9 @@ func newWorld(t *testing.T) *world {
 	w.in(w.node, func() {
 		w.ip("link", "set", "lo", "up")
 		w.ip("addr", "add", router.String()+"/32", "dev", "lo")
+		w.ip("addr", "add", six(router).String()+"/128", "dev", "lo")
 		w.sysctl("net/ipv4/ip_forward", "1")
+		w.sysctl("net/ipv6/conf/all/forwarding", "1")
 		w.sysctl("net/ipv4/conf/all/rp_filter", "0")
 		w.sysctl("net/ipv4/conf/default/rp_filter", "0")
 		var err error
@@ -54,6 +56,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(func() { w.objects.Close() })
 	w.row(abi.MapNode, abi.AddrFrom(router), abi.Node{Flags: abi.NodeLocal})
+	w.row(abi.MapNode, abi.AddrFrom(six(router)), abi.Node{Flags: abi.NodeLocal})
 	w.childCgroup()
 	if err := w.objects.AttachSock(w.sockets); err != nil {
 		t.Fatal(err)
@@ -204,6 +207,10 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 		w.ip("route", "add", router.String(), "dev", "eth0")
 		w.ip("route", "add", "default", "via", router.String())
 		w.ip("neigh", "add", router.String(), "lladdr", hostMAC, "dev", "eth0", "nud", "permanent")
+		w.ip("addr", "add", six(addr).String()+"/128", "dev", "eth0", "nodad")
+		w.ip("route", "add", six(router).String(), "dev", "eth0")
+		w.ip("route", "add", "default", "via", six(router).String())
+		w.ip("neigh", "add", six(router).String(), "lladdr", hostMAC, "dev", "eth0", "nud", "permanent")
 		l, err := net.InterfaceByName("eth0")
 		if err != nil {
 			w.t.Error(err)
@@ -216,12 +223,15 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 	})
 	w.in(w.node, func() {
 		w.ip("route", "add", addr.String()+"/32", "dev", name)
+		w.ip("route", "add", six(addr).String()+"/128", "dev", name)
 		if err := w.objects.AttachPod(index); err != nil {
 			w.t.Error(err)
 		}
 	})
 	w.row(abi.MapNetns, cookie, abi.AddrFrom(addr))
-	w.row(abi.MapEndpoint, abi.AddrFrom(addr), abi.Endpoint{Ifindex: uint32(index), Mac: mac})
+	for _, a := range []netip.Addr{addr, six(addr)} {
+		w.row(abi.MapEndpoint, abi.AddrFrom(a), abi.Endpoint{Ifindex: uint32(index), Mac: mac})
+	}
 	return ns
 }
 
@@ -232,16 +242,20 @@ func (w *world) outside() netns.NsHandle {
 	ns, index := w.link("up0")
 	w.in(ns, func() {
 		w.ip("addr", "add", clientIP.String()+"/24", "dev", "eth0")
+		w.ip("addr", "add", six(clientIP).String()+"/120", "dev", "eth0", "nodad")
+		w.ip("route", "add", testConfig.ServiceNetwork6.String(), "via", six(nodeIP).String())
 		w.ip("route", "add", testConfig.ServiceNetwork.String(), "via", nodeIP.String())
 	})
 	w.in(w.node, func() {
 		w.ip("addr", "add", nodeIP.String()+"/24", "dev", "up0")
+		w.ip("addr", "add", six(nodeIP).String()+"/120", "dev", "up0", "nodad")
 		if err := w.objects.AttachNetdev(index); err != nil {
 			w.t.Error(err)
 		}
 	})
 	w.row(abi.MapNode, abi.AddrFrom(nodeIP), abi.Node{Flags: abi.NodeLocal})
-	w.row(abi.MapDevice, uint32(index), abi.Device{Masquerade: abi.AddrFrom(nodeIP)})
+	w.row(abi.MapNode, abi.AddrFrom(six(nodeIP)), abi.Node{Flags: abi.NodeLocal})
+	w.row(abi.MapDevice, uint32(index), abi.Device{Masquerade: abi.AddrFrom(nodeIP), Masquerade6: abi.AddrFrom(six(nodeIP))})
 	return ns
 }
 
@@ -251,4 +265,11 @@ func (w *world) service(s service) {
 	if err := s.write(w.objects); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// services writes a Service port and its twin of IPv6.
+func (w *world) services(s service) {
+	w.t.Helper()
+	w.service(s)
+	w.service(s.six())
 }
