@@ -18,6 +18,7 @@ func Resources() []*Resource {
 		deploymentResource(),
 		replicaSetResource(),
 		endpointSliceResource(),
+		networkPolicyResource(),
 		clusterRoleResource(),
 		clusterRoleBindingResource(),
 		roleResource(),

@@ -62,6 +62,7 @@ func Node() []rbacv1.PolicyRule {
 		resources("create", "authorization.k8s.io", "subjectaccessreviews", "localsubjectaccessreviews"),
 		resources(readVerbs, "", "services", "namespaces", "endpoints"),
 		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
+		resources(readVerbs, "networking.k8s.io", "networkpolicies"),
 		resources("create get list watch update patch", "", "nodes"),
 		resources("update patch", "", "nodes/status"),
 		resources("create update patch", ",events.k8s.io", "events"),
@@ -80,6 +81,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		resources(readVerbs, "", "configmaps", "endpoints", "pods", "serviceaccounts", "services", "services/status", "bindings", "namespaces/status", "pods/log", "pods/status", "namespaces"),
 		resources(readVerbs, "apps", "deployments", "deployments/scale", "deployments/status", "replicasets", "replicasets/scale", "replicasets/status"),
 		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
+		resources(readVerbs, "networking.k8s.io", "networkpolicies"),
 		resources(readVerbs, ",events.k8s.io", "events"),
 	}
 	edit := []rbacv1.PolicyRule{
@@ -91,6 +93,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		resources(writeVerbs, ",events.k8s.io", "events"),
 		resources(writeVerbs, "apps", "deployments", "deployments/rollback", "deployments/scale", "replicasets", "replicasets/scale"),
 		resources(readVerbs+" "+writeVerbs, "coordination.k8s.io", "leases"),
+		resources(writeVerbs, "networking.k8s.io", "networkpolicies"),
 	}
 	admin := []rbacv1.PolicyRule{
 		resources("create", "authorization.k8s.io", "localsubjectaccessreviews"),
