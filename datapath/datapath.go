@@ -107,13 +107,6 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	if err := d.openMaps(); err != nil {
 		return nil, err
 	}
-	host, err := d.setupHost()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.objects.AttachSock(cfg.CgroupRoot); err != nil {
-		return nil, err
-	}
 	services, err := newServices(cfg, d.maps, d.flows, d.nodes)
 	if err != nil {
 		return nil, err
@@ -123,15 +116,37 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
+	d.done.Go(func() { services.run(ctx, d.synced) })
+	if d.objects.Upgrading() {
+		// The programs at work serve by the maps of the version before, until these are right.
+		select {
+		case <-d.synced:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	host, err := d.setupHost()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.objects.AttachSock(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
 	d.done.Go(func() { d.watchHost(ctx, host) })
 	d.done.Go(func() { d.flows.Run(ctx) })
-	d.done.Go(func() {
-		if err := d.pods.Reconnect(ctx); err != nil {
-			cfg.Logger.Warn("pods keep the programs of the process before", "error", err)
-		}
-	})
-	d.done.Go(func() { services.run(ctx, d.synced) })
+	d.done.Go(func() { d.reconnect(ctx) })
 	return d, nil
+}
+
+// reconnect gives the pods that are there the programs at hand, after which those of the process before have no work left.
+func (d *Datapath) reconnect(ctx context.Context) {
+	err := d.pods.Reconnect(ctx)
+	if err == nil {
+		err = d.objects.Upgraded()
+	}
+	if err != nil {
+		d.cfg.Logger.Warn("pods keep the programs of the process before", "error", err)
+	}
 }
 
 func (d *Datapath) openMaps() (err error) {

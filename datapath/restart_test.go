@@ -3,13 +3,16 @@ package datapath
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/podnet"
 )
 
@@ -53,6 +56,41 @@ func probe(from *os.File, network, to string, stop <-chan struct{}) *prober {
 // TestNewConnectionsWhileRestarting makes connections all the time while the node's process goes and comes, each time with new
 // programs in place of the old ones. None may fail, and nothing may be dropped, such as what a pod's own stack sends unasked.
 func TestNewConnectionsWhileRestarting(t *testing.T) {
+	restart(t, 20, func(*testing.T, *node) {})
+}
+
+// TestNewConnectionsWhileUpgrading does so with pinned maps of another layout, as an earlier or later version would leave them. Only
+// the flow table is as it was: flows that are translated by packet and begin between the first and the last program to be replaced
+// would be in one of two tables.
+func TestNewConnectionsWhileUpgrading(t *testing.T) {
+	restart(t, 5, func(t *testing.T, n *node) {
+		for _, name := range []string{abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapPeer} {
+			n.widen(t, name)
+		}
+	})
+}
+
+// widen puts a map with longer values in the place of a pinned one. The programs at work keep the one that they have.
+func (n *node) widen(t *testing.T, name string) {
+	t.Helper()
+	path := filepath.Join(MapsDir(n.cfg.BPFDir), name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	must(t, err)
+	defer m.Close()
+	wide, err := ebpf.NewMap(&ebpf.MapSpec{Type: m.Type(), KeySize: m.KeySize(), ValueSize: m.ValueSize() + 8, MaxEntries: m.MaxEntries(), Flags: m.Flags()})
+	must(t, err)
+	defer wide.Close()
+	var key, value []byte
+	for rows := m.Iterate(); rows.Next(&key, &value); {
+		must(t, wide.Put(key, append(value, 1, 2, 3, 4, 5, 6, 7, 8)))
+	}
+	must(t, os.Remove(path))
+	must(t, wide.Pin(path))
+}
+
+// restart makes connections while the node stops and starts; between is called while it is stopped.
+func restart(t *testing.T, times int, between func(*testing.T, *node)) {
+	t.Helper()
 	n := startNode(t)
 	a, b := n.addPod(t, "a"), n.addPod(t, "b")
 	n.addService(t, "both", "10.97.0.7", 30080, a, b)
@@ -67,8 +105,9 @@ func TestNewConnectionsWhileRestarting(t *testing.T) {
 			probe(outside, network, "10.97.0.7:80", stop),
 		)
 	}
-	for range 20 {
+	for range times {
 		n.Close()
+		between(t, n)
 		awaitProgress(t, probers)
 		n.start(t)
 		awaitProgress(t, probers)

@@ -141,23 +141,71 @@ func TestAttachPod(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesMapsOfAnotherLayout(t *testing.T) {
-	dir := pins(t)
-	open(t, dir).Close()
-	path := filepath.Join(dir, "maps", abi.MapSlot)
+// pinned puts a map in the place of the one pinned by that name.
+func pinned(t *testing.T, dir, name string, spec *ebpf.MapSpec) *ebpf.Map {
+	t.Helper()
+	path := filepath.Join(dir, "maps", name)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	other, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: 10})
+	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
-	if err := other.Pin(path); err != nil {
+	t.Cleanup(func() { m.Close() })
+	if err := m.Pin(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := load.Open(config(dir)); !errors.Is(err, load.ErrIncompatible) || !strings.Contains(err.Error(), path) {
-		t.Errorf("error %v, want ErrIncompatible that names %s", err, path)
+	return m
+}
+
+// TestUpgrade opens pins of another layout: rows are kept as far as they fit, also ones that come while the programs of the
+// version before are still attached, and a process that dies in between changes nothing.
+func TestUpgrade(t *testing.T) {
+	dir := pins(t)
+	open(t, dir).Close()
+	key := func(n uint32) abi.SlotKey { return abi.SlotKey{Service: 1, Index: n} }
+	wider := func(n byte) []byte { return append(make([]byte, 19), n, 0, 0, 0, 0, 0, 0, 0, 0) }
+	old := pinned(t, dir, abi.MapSlot, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 28, MaxEntries: 10})
+	pinned(t, dir, abi.MapEndpoint, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 10}).Put(uint32(1), uint32(1))
+	if err := old.Put(key(1), wider(1)); err != nil {
+		t.Fatal(err)
+	}
+	check := func(o *load.Objects, rows ...uint32) {
+		t.Helper()
+		for _, n := range rows {
+			var b abi.Backend
+			if err := o.Map(abi.MapSlot).Lookup(key(n), &b); err != nil || b.Flags>>8 != uint16(n) {
+				t.Errorf("row %d: %v, %v", n, b, err)
+			}
+		}
+		if o.Map(abi.MapEndpoint).Iterate().Next(new(abi.Addr), new(abi.Endpoint)) {
+			t.Error("a row with a key of another form was kept")
+		}
+	}
+	first := open(t, dir)
+	if !first.Upgrading() {
+		t.Error("not upgrading")
+	}
+	check(first, 1)
+	first.Close()
+	if err := old.Put(key(2), wider(2)); err != nil {
+		t.Fatal(err)
+	}
+	o := open(t, dir)
+	if !o.Upgrading() {
+		t.Error("the second process does not go on with the upgrade")
+	}
+	check(o, 1, 2)
+	if err := old.Put(key(3), wider(3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Upgraded(); err != nil {
+		t.Fatal(err)
+	}
+	check(o, 1, 2, 3)
+	if o.Upgrading() || open(t, dir).Upgrading() {
+		t.Error("upgrading still")
 	}
 }
 

@@ -20,10 +20,6 @@ import (
 )
 
 var (
-	// ErrIncompatible is returned when a pinned map has another layout than
-	// the programs at hand expect.
-	ErrIncompatible = errors.New("pinned maps are of another version")
-
 	// ErrNoTCX is returned by AttachPod and AttachNetdev when the kernel
 	// has no tcx links (before 6.6). The caller then attaches [Objects.Program]
 	// as direct-action clsact filters.
@@ -68,6 +64,7 @@ type Objects struct {
 	logger   *slog.Logger
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
+	replaced map[string]bool // maps of another layout that were, by name
 
 	mu    sync.Mutex
 	links []link.Link // guarded by mu; the ones that are not pinned
@@ -77,8 +74,10 @@ type Objects struct {
 // cfg.Dir. Nothing is attached, and programs attached earlier run on, until
 // the Attach methods replace them.
 //
-// Returns ErrNotBPFFS if cfg.Dir cannot hold pins and ErrIncompatible, naming
-// every map, if pinned maps do not fit. Close releases the file descriptors.
+// Pinned maps of another layout are replaced: see [Objects.Upgrading].
+//
+// Returns ErrNotBPFFS if cfg.Dir cannot hold pins. Close releases the file
+// descriptors.
 func Open(cfg Config) (*Objects, error) {
 	if cfg.Dir != "" {
 		if err := ensureDir(cfg.Dir); err != nil {
@@ -94,6 +93,7 @@ func Open(cfg Config) (*Objects, error) {
 		logger:   cfg.Logger,
 		maps:     map[string]*ebpf.Map{},
 		programs: map[string]*ebpf.Program{},
+		replaced: map[string]bool{},
 	}
 	if o.logger == nil {
 		o.logger = slog.New(slog.DiscardHandler)

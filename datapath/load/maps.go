@@ -33,23 +33,19 @@ func (o *Objects) openMaps(specs []*ebpf.CollectionSpec) error {
 			return err
 		}
 	}
-	var unfit []error
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		err := o.openMap(name, wanted[name])
-		if errors.Is(err, ebpf.ErrMapIncompatible) {
-			unfit = append(unfit, err)
-		} else if err != nil {
+		if err := o.openMap(name, wanted[name]); err != nil {
 			return err
 		}
 	}
-	if len(unfit) > 0 {
-		return fmt.Errorf("%w: stop the node with skep down, then start it again: %s", ErrIncompatible, errors.Join(unfit...))
+	if o.dir == "" {
+		return nil
 	}
-	return nil
+	return o.unfinished()
 }
 
-// openMap takes the pinned map or creates and pins it. An error that wraps
-// ebpf.ErrMapIncompatible says how the pinned one differs.
+// openMap takes the pinned map, replaces one of another layout, or creates
+// and pins the first one.
 func (o *Objects) openMap(name string, spec *ebpf.MapSpec) error {
 	// What is worked on is no state: its layout may change from one build to the next.
 	if o.dir == "" || name == abi.MapScratch {
@@ -68,7 +64,10 @@ func (o *Objects) openMap(name string, spec *ebpf.MapSpec) error {
 	if err != nil {
 		return fmt.Errorf("map %s: %w", path, err)
 	}
-	if err := spec.Compatible(m); err != nil {
+	if err := spec.Compatible(m); errors.Is(err, ebpf.ErrMapIncompatible) {
+		m.Close()
+		return o.replaceMap(name, path, spec)
+	} else if err != nil {
 		m.Close()
 		return fmt.Errorf("map %s: %w", path, err)
 	}
