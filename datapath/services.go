@@ -47,6 +47,9 @@ type services struct {
 	logger    *slog.Logger
 	handlers  []cache.InformerSynced
 
+	// rezoned: view.Zone changed, and the Services are yet to be translated by it.
+	rezoned bool
+
 	// wake is signalled after dirty grew or nodesDirty was set.
 	wake chan struct{}
 
@@ -62,7 +65,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nod
 		return nil, err
 	}
 	s := &services{
-		view:      translate.View{ClusterDNS: cfg.ClusterDNS, DNS: cfg.DNS},
+		view:      translate.View{NodeName: cfg.NodeName, DNS: map[netip.Addr]netip.AddrPort{cfg.ClusterDNS: cfg.DNS}},
 		nodeName:  cfg.NodeName,
 		informers: cfg.Informers,
 		services:  cfg.Informers.Core().V1().Services().Lister(),
@@ -197,6 +200,12 @@ func (s *services) apply(pruned *bool) error {
 			s.mu.Unlock()
 		}
 	}
+	if s.rezoned {
+		s.rezoned = false
+		if err := s.addAll(dirty); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for owner := range dirty {
 		s.table.Set(owner, s.translate(owner))
 	}
@@ -235,6 +244,15 @@ func (s *services) translate(owner reconcile.Owner) []desired.Service {
 	return translate.Service(svc, slices, s.view)
 }
 
+// addAll adds every Service, for all depend on where this node is.
+func (s *services) addAll(dirty map[reconcile.Owner]struct{}) error {
+	list, err := s.services.List(labels.Everything())
+	for _, svc := range list {
+		dirty[reconcile.Owner{Namespace: svc.Namespace, Name: svc.Name}] = struct{}{}
+	}
+	return err
+}
+
 // applyNodes tells the kernel the addresses of the other nodes.
 func (s *services) applyNodes() error {
 	list, err := s.nodes.List(labels.Everything())
@@ -244,6 +262,9 @@ func (s *services) applyNodes() error {
 	remote := map[netip.Addr]struct{}{}
 	for _, node := range list {
 		if node.Name == s.nodeName {
+			zone := node.Labels[corev1.LabelTopologyZone]
+			s.rezoned = s.rezoned || zone != s.view.Zone
+			s.view.Zone = zone
 			continue
 		}
 		for _, a := range translate.NodeAddresses(node) {

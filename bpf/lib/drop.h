@@ -20,6 +20,8 @@
 	X(PORTS_EXHAUSTED)   /* no free source port towards this destination */  \
 	X(COLLISION)	     /* two flows would look alike once translated */    \
 	X(NO_MASQUERADE)     /* the device has no masquerade address */          \
+	X(NO_LOCAL_BACKEND)  /* of a Service that other nodes serve */           \
+	X(SOURCE_RANGE)	     /* the load balancer is not for that source */      \
 	X(NOT_SYN)	     /* mid-flow TCP packet of an unknown Service flow */ \
 	X(REWRITE)	     /* the kernel refused to change the packet */
 

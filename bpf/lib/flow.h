@@ -126,6 +126,49 @@ INLINE int flow_reject(struct __sk_buff *skb, enum drop_reason reason,
 	return flow_refuse(skb);
 }
 
+INLINE __u32 flow_device(const struct addr *addr)
+{
+	struct endpoint *e = endpoint_lookup(addr);
+
+	return e ? e->ifindex : 0;
+}
+
+/* flow_choose begins the translation of a new flow to a Service: the backend.
+ * Returns DROP_NONE, or why there is none.
+ */
+SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id)
+{
+	struct flow *f = flow_get();
+	struct service *s = service_get(id);
+	struct translation *t;
+	struct backend *b;
+	__u32 index;
+
+	if (!f || !s || !skb)
+		return DROP_NO_BACKEND;
+	t = &f->translation;
+	b = service_choose(id, s, &f->packet.src, &index);
+	if (!b)
+		return s->flags & SERVICE_SILENT ? DROP_NO_LOCAL_BACKEND
+						 : DROP_NO_BACKEND;
+	t->flags = CT_REWRITE_DST;
+	t->service = id;
+	t->dst = b->addr;
+	t->dport = b->port;
+	t->to_ifindex = flow_device(&t->dst);
+	if (!t->to_ifindex && node_is_local(&t->dst))
+		t->flags |= CT_TO_HOST;
+	return DROP_NONE;
+}
+
+/* flow_deny ends a flow that no backend takes. */
+INLINE int flow_deny(struct __sk_buff *skb, int reason, enum place place)
+{
+	return reason == DROP_NO_LOCAL_BACKEND
+		       ? flow_drop(skb, reason, place)
+		       : flow_reject(skb, reason, place);
+}
+
 /* flow_find fills in the key and looks up the entry. */
 INLINE struct conntrack *flow_find(struct flow *f)
 {
@@ -142,13 +185,6 @@ INLINE struct conntrack *flow_find(struct flow *f)
 INLINE bool flow_begins_anew(const struct flow *f, const struct conntrack *ct)
 {
 	return packet_opens_tcp(&f->packet) && conntrack_closed(ct);
-}
-
-INLINE __u32 flow_device(const struct addr *addr)
-{
-	struct endpoint *e = endpoint_lookup(addr);
-
-	return e ? e->ifindex : 0;
 }
 
 /* flow_decide renews the decision of an entry of an older epoch: the device

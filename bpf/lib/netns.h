@@ -30,17 +30,26 @@ INLINE bool netns_is_host(struct bpf_sock_addr *ctx)
 	return bpf_get_netns_cookie(ctx) == host;
 }
 
-/* netns_is_served tells whether the socket is the node's own or a pod's.
- * Kernels that do not tell user space the cookies have all taken for that.
+/* netns_client names who opens the socket: the pod's address, or all zero for
+ * the node itself. False: the namespace is neither's. Kernels that do not tell
+ * user space the cookies have all taken for the node's.
  */
-INLINE bool netns_is_served(struct bpf_sock_addr *ctx)
+INLINE bool netns_client(struct bpf_sock_addr *ctx, struct addr *client)
 {
 	__u64 cookie;
+	struct addr *pod;
 
+	__builtin_memset(client, 0, sizeof(*client));
 	if (!host_netns)
 		return true;
 	cookie = bpf_get_netns_cookie(ctx);
-	return cookie == host_netns || bpf_map_lookup_elem(&netns, &cookie);
+	if (cookie == host_netns)
+		return true;
+	pod = bpf_map_lookup_elem(&netns, &cookie);
+	if (!pod)
+		return false;
+	*client = *pod;
+	return true;
 }
 
 #endif

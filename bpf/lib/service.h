@@ -20,25 +20,16 @@ struct frontend_key {
 	__u8 pad;   /* 0 */
 };
 
+enum frontend_flag {
+	FRONTEND_SOURCE_RANGES = 1, /* only for the sources in source_range */
+};
+
 struct frontend {
 	__u32 service; /* index into service, for clients within the cluster */
 	__u32 outside; /* the same for clients outside: with an external
 			* traffic policy of Local another set of backends
 			*/
-	__u32 flags;   /* enum frontend_flag */
-};
-
-enum frontend_flag {
-	FRONTEND_SOURCE_RANGES = 1, /* only for the sources in source_range */
-};
-
-struct service {
-	__u32 backends;	 /* slots in use; 0: connections are refused */
-	__u32 revision;	 /* raised at each change of the slots */
-	__u32 flags;	 /* enum service_flag */
-	__u32 affinity;	 /* seconds of client affinity; 0: none */
-	__u32 ring;	 /* SERVICE_MAGLEV: index of its first block in ring */
-	__u32 ring_size; /* SERVICE_MAGLEV: places in its ring, a prime */
+	enum frontend_flag flags;
 };
 
 enum service_flag {
@@ -48,6 +39,15 @@ enum service_flag {
 			     */
 	SERVICE_MAGLEV = 2, /* choose by the ring: alike on every node */
 	SERVICE_LEAST = 4,  /* choose the less busy one of two */
+};
+
+struct service {
+	__u32 backends;	 /* slots in use; 0: connections are refused */
+	__u32 revision;	 /* raised at each change of the slots */
+	enum service_flag flags;
+	__u32 affinity;	 /* seconds of client affinity; 0: none */
+	__u32 ring;	 /* SERVICE_MAGLEV: index of its first block in ring */
+	__u32 ring_size; /* SERVICE_MAGLEV: places in its ring, a prime */
 };
 
 struct slot_key {
@@ -83,6 +83,45 @@ struct {
 	__uint(max_entries, 262144);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } slot SEC(".maps");
+
+/* The backend that a client of a Service with affinity was given. */
+struct affinity_key {
+	struct addr client; /* of a pod, or outside; all zero: this node */
+	__u32 service;
+};
+
+struct affinity {
+	struct addr addr; /* of the backend */
+	__be16 port;
+	__u16 pad;   /* 0 */
+	__u32 slot;  /* where the backend was */
+	__u32 used;  /* seconds since boot, at the last choice */
+};
+
+/* An LRU: what is forgotten is a preference, no connection. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+	__uint(max_entries, 16384);
+} affinity SEC(".maps");
+
+/* The sources that may use the frontends of a service that have
+ * FRONTEND_SOURCE_RANGES.
+ */
+struct source_range_key {
+	__u32 prefix; /* bits of what follows that count; at least 32 */
+	__u32 service;
+	struct addr source;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct source_range_key);
+	__type(value, __u8); /* not used */
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} source_range SEC(".maps");
 
 INLINE bool nodeport_in_range(__be16 port)
 {
@@ -127,26 +166,90 @@ INLINE struct backend *slot_get(__u32 id, __u32 index)
 	return bpf_map_lookup_elem(&slot, &key);
 }
 
-/* service_choose picks a backend for a client at random; NULL: there is none.
- * The index of its slot goes to *index. A slot that user space is taking away
- * just now is answered by slot 0.
+/* frontend_admits tells whether a source may use a frontend. The node itself
+ * always may.
  */
-INLINE struct backend *service_choose(__u32 id, const struct service *s,
-				      const struct addr *client, __u32 *index)
+INLINE bool frontend_admits(const struct frontend *f, const struct addr *source)
 {
-	__u32 n = s->backends;
+	struct source_range_key key = {
+		.prefix = 32 + 128,
+		.service = f->service,
+		.source = *source,
+	};
+
+	return !(f->flags & FRONTEND_SOURCE_RANGES) || node_is_local(source) ||
+	       bpf_map_lookup_elem(&source_range, &key);
+}
+
+#define NSEC_PER_SEC 1000000000ULL
+
+/* A backend that moved to another slot is looked for in so many. */
+#define AFFINITY_SCAN 32
+
+/* affinity_backend finds the backend of *a, if it still serves. */
+INLINE struct backend *affinity_backend(__u32 id, const struct service *s,
+					const struct affinity *a, __u32 *index)
+{
+	struct backend *b = slot_get(id, a->slot);
+
+	*index = a->slot;
+	if (a->slot < s->backends && b && b->port == a->port &&
+	    addr_equal(&b->addr, &a->addr))
+		return b;
+	for (__u32 i = 0; i < AFFINITY_SCAN && i < s->backends; i++) {
+		b = slot_get(id, i);
+		*index = i;
+		if (b && b->port == a->port && addr_equal(&b->addr, &a->addr))
+			return b;
+	}
+	return NULL;
+}
+
+/* service_random picks a backend at random; NULL: there is none. The index of
+ * its slot goes to *index. A slot that user space is taking away just now is
+ * answered by slot 0.
+ */
+INLINE struct backend *service_random(__u32 id, const struct service *s,
+				      __u32 *index)
+{
 	struct backend *b;
 
-	(void)client; /* until affinity is served */
-	if (!n)
+	if (!s->backends)
 		return NULL;
-	/* Multiply instead of divide: the high word is uniform in 0..n-1. */
-	*index = ((__u64)bpf_get_prandom_u32() * n) >> 32;
+	/* Multiply instead of divide: the high word is uniform below it. */
+	*index = ((__u64)bpf_get_prandom_u32() * s->backends) >> 32;
 	b = slot_get(id, *index);
 	if (b || !*index)
 		return b;
 	*index = 0;
 	return slot_get(id, 0);
+}
+
+/* service_choose picks a backend for a client; NULL: there is none. The index
+ * of its slot goes to *index.
+ */
+INLINE struct backend *service_choose(__u32 id, const struct service *s,
+				      const struct addr *client, __u32 *index)
+{
+	struct affinity_key key = {.client = *client, .service = id};
+	struct affinity mine = {}, *known;
+	struct backend *b = NULL;
+
+	if (!s->affinity)
+		return service_random(id, s, index);
+	mine.used = bpf_ktime_get_ns() / NSEC_PER_SEC;
+	known = bpf_map_lookup_elem(&affinity, &key);
+	if (known && mine.used - known->used < s->affinity)
+		b = affinity_backend(id, s, known, index);
+	if (!b)
+		b = service_random(id, s, index);
+	if (!b)
+		return NULL;
+	mine.addr = b->addr;
+	mine.port = b->port;
+	mine.slot = *index;
+	bpf_map_update_elem(&affinity, &key, &mine, BPF_ANY);
+	return b;
 }
 
 #endif

@@ -48,28 +48,21 @@ INLINE enum drop_reason elsewhere(struct __sk_buff *skb, struct flow *f)
 }
 
 /* serve begins a flow from outside to a Service. */
-INLINE int serve(struct __sk_buff *skb, struct flow *f, __u32 id)
+INLINE int serve(struct __sk_buff *skb, struct flow *f,
+		 const struct frontend *fe)
 {
 	struct packet *p = &f->packet;
-	struct service *s = service_get(id);
 	struct translation *t = &f->translation;
-	enum drop_reason reason = DROP_NONE;
-	struct backend *b;
-	__u32 index;
+	int reason;
 
-	b = s ? service_choose(id, s, &p->src, &index) : NULL;
-	if (!b)
-		return flow_reject(skb, DROP_NO_BACKEND, PLACE_FROM_NET);
+	if (!frontend_admits(fe, &p->src))
+		return flow_drop(skb, DROP_SOURCE_RANGE, PLACE_FROM_NET);
+	reason = flow_choose(skb, fe->outside);
+	if (reason != DROP_NONE)
+		return flow_deny(skb, reason, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_NET);
-	t->flags = CT_REWRITE_DST;
-	t->service = id;
-	t->dst = b->addr;
-	t->dport = b->port;
-	t->to_ifindex = flow_device(&t->dst);
-	if (!t->to_ifindex && node_is_local(&t->dst))
-		t->flags |= CT_TO_HOST;
-	else if (!t->to_ifindex)
+	if (!t->to_ifindex && !(t->flags & CT_TO_HOST))
 		reason = elsewhere(skb, f);
 	if (reason == DROP_NONE)
 		reason = flow_create(skb);
@@ -155,7 +148,7 @@ int from_net(struct __sk_buff *skb)
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, fe->outside);
+		return serve(skb, f, fe);
 	if (!pods_contain(&p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);

@@ -126,28 +126,21 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 }
 
 /* serve begins a flow to a Service. */
-INLINE int serve(struct __sk_buff *skb, struct flow *f, __u32 id)
+INLINE int serve(struct __sk_buff *skb, struct flow *f,
+		 const struct frontend *fe)
 {
 	struct packet *p = &f->packet;
-	struct service *s = service_get(id);
 	struct translation *t = &f->translation;
-	enum drop_reason reason;
-	struct backend *b;
-	__u32 index;
+	int reason;
 
-	b = s ? service_choose(id, s, &p->src, &index) : NULL;
-	if (!b)
-		return flow_reject(skb, DROP_NO_BACKEND, PLACE_FROM_POD);
+	if (!frontend_admits(fe, &p->src))
+		return flow_drop(skb, DROP_SOURCE_RANGE, PLACE_FROM_POD);
+	reason = flow_choose(skb, fe->service);
+	if (reason != DROP_NONE)
+		return flow_deny(skb, reason, PLACE_FROM_POD);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_POD);
-	t->flags = CT_REWRITE_DST;
 	t->from_ifindex = skb->ifindex;
-	t->service = id;
-	t->dst = b->addr;
-	t->dport = b->port;
-	t->to_ifindex = flow_device(&t->dst);
-	if (!t->to_ifindex && node_is_local(&t->dst))
-		t->flags |= CT_TO_HOST;
 	if (addr_equal(&t->dst, &p->src)) {
 		/* A pod would answer itself directly, and not the Service. */
 		t->flags |= CT_REWRITE_SRC;
@@ -174,7 +167,7 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 	if (!packet_icmp(p))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, fe->service);
+		return serve(skb, f, fe);
 	if (services_contain(&p->dst))
 		return flow_reject(skb, DROP_NO_SERVICE, PLACE_FROM_POD);
 	to = flow_device(&p->dst);

@@ -26,9 +26,10 @@ INLINE bool l4_translated(__u32 proto)
 }
 
 /* choose fills the given half of p from a fresh choice. */
-INLINE enum outcome choose(struct peer *p, const struct service *s)
+INLINE enum outcome choose(struct peer *p, const struct service *s,
+			   const struct addr *client)
 {
-	struct backend *b = service_choose(p->service, s, &p->asked, &p->slot);
+	struct backend *b = service_choose(p->service, s, client, &p->slot);
 
 	if (!b) {
 		drop_count(DROP_NO_BACKEND, PLACE_SOCK, 0);
@@ -40,22 +41,27 @@ INLINE enum outcome choose(struct peer *p, const struct service *s)
 	return TRANSLATE;
 }
 
-/* find looks up the service of the asked half of p. What misses, as most
- * connections do, pays for nothing else.
+/* find looks up the service of the asked half of p, and who the client is. What
+ * misses, as most connections do, pays for nothing else.
  */
 INLINE enum outcome find(struct bpf_sock_addr *ctx, struct peer *p,
-			 struct service **s)
+			 struct service **s, struct addr *client)
 {
+	struct addr node = {};
 	bool here = addr_loopback(&p->asked) && netns_is_host(ctx);
 	struct frontend *f;
 
 	f = frontend_lookup(&p->asked, p->asked_port, ctx->protocol, here);
 	if (!f && !services_contain(&p->asked))
 		return PASS;
-	if (!netns_is_served(ctx))
+	if (!netns_client(ctx, client))
 		return PASS;
 	if (!f) {
 		drop_count(DROP_NO_SERVICE, PLACE_SOCK, 0);
+		return REFUSE;
+	}
+	if (!addr_equal(client, &node) && !frontend_admits(f, client)) {
+		drop_count(DROP_SOURCE_RANGE, PLACE_SOCK, 0);
 		return REFUSE;
 	}
 	p->service = f->service;
@@ -65,11 +71,12 @@ INLINE enum outcome find(struct bpf_sock_addr *ctx, struct peer *p,
 
 INLINE enum outcome connect(struct bpf_sock_addr *ctx, struct peer *p)
 {
+	struct addr client;
 	struct service *s;
-	enum outcome o = find(ctx, p, &s);
+	enum outcome o = find(ctx, p, &s, &client);
 
 	if (o == TRANSLATE)
-		o = choose(p, s);
+		o = choose(p, s, &client);
 	if (o == TRANSLATE)
 		peer_connected(ctx, p);
 	return o;
@@ -97,9 +104,10 @@ INLINE bool still_serves(struct peer *p, const struct service *s)
 INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
 {
 	struct datagram_peers *known;
+	struct addr client;
 	struct service *s;
 	struct peer *last = NULL;
-	enum outcome o = find(ctx, p, &s);
+	enum outcome o = find(ctx, p, &s, &client);
 
 	if (o != TRANSLATE)
 		return o;
@@ -112,7 +120,7 @@ INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
 		p->given_port = last->given_port;
 		return TRANSLATE;
 	}
-	o = choose(p, s);
+	o = choose(p, s, &client);
 	if (o != TRANSLATE)
 		return o;
 	if (last)

@@ -28,6 +28,16 @@ type (
 	SlotKey = netdevSlotKey
 	// Backend is an address and port that serves.
 	Backend = netdevBackend
+	// AffinityKey is a client of a service with affinity.
+	AffinityKey = netdevAffinityKey
+	// Affinity is the backend that such a client has.
+	Affinity = netdevAffinity
+	// SourceRangeKey is a source that may use a service.
+	SourceRangeKey = netdevSourceRangeKey
+	// FrontendFlag are the bits of Frontend.Flags.
+	FrontendFlag = netdevFrontendFlag
+	// ServiceFlag are the bits of Service.Flags.
+	ServiceFlag = netdevServiceFlag
 	// Endpoint is a pod of this node; its key is the pod's Addr.
 	Endpoint = netdevEndpoint
 	// Node is a node's address; its key is the Addr.
@@ -58,6 +68,12 @@ const (
 	NodeLocal = netdevNodeFlagNODE_LOCAL
 )
 
+// Bits of Frontend.Flags and Service.Flags; bpf/lib/service.h says what each means.
+const (
+	FrontendSourceRanges = netdevFrontendFlagFRONTEND_SOURCE_RANGES
+	ServiceSilent        = netdevServiceFlagSERVICE_SILENT
+)
+
 // Bits of Conntrack.Flags; bpf/lib/conntrack.h says what each means.
 const (
 	CTFromHigh   = netdevConntrackFlagCT_FROM_HIGH
@@ -81,19 +97,22 @@ const Places = int(netdevPlacePLACE_COUNT)
 
 // Names of maps, as in C and as pinned.
 const (
-	MapFrontend  = netdevMapFrontend
-	MapService   = netdevMapService
-	MapSlot      = netdevMapSlot
-	MapEndpoint  = netdevMapEndpoint
-	MapNode      = netdevMapNode
-	MapDevice    = netdevMapDevice
-	MapControl   = netdevMapControl
-	MapConntrack = netdevMapConntrack
-	MapDrop      = netdevMapDrop
-	MapScratch   = netdevMapScratch
-	MapNetns     = sockMapNetns
-	MapPeer      = sockMapPeer
-	MapDatagram  = sockMapDatagram
+	MapFrontend    = netdevMapFrontend
+	MapService     = netdevMapService
+	MapSlot        = netdevMapSlot
+	MapEndpoint    = netdevMapEndpoint
+	MapNode        = netdevMapNode
+	MapDevice      = netdevMapDevice
+	MapControl     = netdevMapControl
+	MapConntrack   = netdevMapConntrack
+	MapDrop        = netdevMapDrop
+	MapScratch     = netdevMapScratch
+	MapNetns       = sockMapNetns
+	MapPeer        = sockMapPeer
+	MapAffinity    = netdevMapAffinity
+	MapFragment    = netdevMapFragment
+	MapSourceRange = netdevMapSourceRange
+	MapDatagram    = sockMapDatagram
 )
 
 // Names of programs, as in C.

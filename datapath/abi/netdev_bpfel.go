@@ -18,6 +18,21 @@ type netdevAddr struct {
 	Bytes [16]uint8
 }
 
+type netdevAffinity struct {
+	_    structs.HostLayout
+	Addr netdevAddr
+	Port uint16
+	Pad  uint16
+	Slot uint32
+	Used uint32
+}
+
+type netdevAffinityKey struct {
+	_       structs.HostLayout
+	Client  netdevAddr
+	Service uint32
+}
+
 type netdevBackend struct {
 	_     structs.HostLayout
 	Addr  netdevAddr
@@ -83,20 +98,22 @@ type netdevDropCounter struct {
 type netdevDropReason uint32
 
 const (
-	netdevDropReasonDROP_MALFORMED       netdevDropReason = 0
-	netdevDropReasonDROP_UNSUPPORTED     netdevDropReason = 1
-	netdevDropReasonDROP_SPOOFED         netdevDropReason = 2
-	netdevDropReasonDROP_NO_ENDPOINT     netdevDropReason = 3
-	netdevDropReasonDROP_NO_BACKEND      netdevDropReason = 4
-	netdevDropReasonDROP_NO_SERVICE      netdevDropReason = 5
-	netdevDropReasonDROP_FRAGMENT        netdevDropReason = 6
-	netdevDropReasonDROP_TABLE_FULL      netdevDropReason = 7
-	netdevDropReasonDROP_PORTS_EXHAUSTED netdevDropReason = 8
-	netdevDropReasonDROP_COLLISION       netdevDropReason = 9
-	netdevDropReasonDROP_NO_MASQUERADE   netdevDropReason = 10
-	netdevDropReasonDROP_NOT_SYN         netdevDropReason = 11
-	netdevDropReasonDROP_REWRITE         netdevDropReason = 12
-	netdevDropReasonDROP_REASON_COUNT    netdevDropReason = 13
+	netdevDropReasonDROP_MALFORMED        netdevDropReason = 0
+	netdevDropReasonDROP_UNSUPPORTED      netdevDropReason = 1
+	netdevDropReasonDROP_SPOOFED          netdevDropReason = 2
+	netdevDropReasonDROP_NO_ENDPOINT      netdevDropReason = 3
+	netdevDropReasonDROP_NO_BACKEND       netdevDropReason = 4
+	netdevDropReasonDROP_NO_SERVICE       netdevDropReason = 5
+	netdevDropReasonDROP_FRAGMENT         netdevDropReason = 6
+	netdevDropReasonDROP_TABLE_FULL       netdevDropReason = 7
+	netdevDropReasonDROP_PORTS_EXHAUSTED  netdevDropReason = 8
+	netdevDropReasonDROP_COLLISION        netdevDropReason = 9
+	netdevDropReasonDROP_NO_MASQUERADE    netdevDropReason = 10
+	netdevDropReasonDROP_NO_LOCAL_BACKEND netdevDropReason = 11
+	netdevDropReasonDROP_SOURCE_RANGE     netdevDropReason = 12
+	netdevDropReasonDROP_NOT_SYN          netdevDropReason = 13
+	netdevDropReasonDROP_REWRITE          netdevDropReason = 14
+	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 15
 )
 
 type netdevEndpoint struct {
@@ -189,8 +206,14 @@ type netdevFrontend struct {
 	_       structs.HostLayout
 	Service uint32
 	Outside uint32
-	Flags   uint32
+	Flags   netdevFrontendFlag
 }
+
+type netdevFrontendFlag uint32
+
+const (
+	netdevFrontendFlagFRONTEND_SOURCE_RANGES netdevFrontendFlag = 1
+)
 
 type netdevFrontendKey struct {
 	_     structs.HostLayout
@@ -238,11 +261,19 @@ type netdevService struct {
 	_        structs.HostLayout
 	Backends uint32
 	Revision uint32
-	Flags    uint32
+	Flags    netdevServiceFlag
 	Affinity uint32
 	Ring     uint32
 	RingSize uint32
 }
+
+type netdevServiceFlag uint32
+
+const (
+	netdevServiceFlagSERVICE_SILENT netdevServiceFlag = 1
+	netdevServiceFlagSERVICE_MAGLEV netdevServiceFlag = 2
+	netdevServiceFlagSERVICE_LEAST  netdevServiceFlag = 4
+)
 
 type netdevSlotKey struct {
 	_       structs.HostLayout
@@ -250,10 +281,18 @@ type netdevSlotKey struct {
 	Index   uint32
 }
 
+type netdevSourceRangeKey struct {
+	_       structs.HostLayout
+	Prefix  uint32
+	Service uint32
+	Source  netdevAddr
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	netdevMapAffinity        = "affinity"
 	netdevMapConntrack       = "conntrack"
 	netdevMapControl         = "control"
 	netdevMapDevice          = "device"
@@ -265,6 +304,7 @@ const (
 	netdevMapScratch         = "scratch"
 	netdevMapService         = "service"
 	netdevMapSlot            = "slot"
+	netdevMapSourceRange     = "source_range"
 	netdevProgFromNet        = "from_net"
 	netdevProgToNet          = "to_net"
 	netdevVarClusterNetwork  = "cluster_network"
@@ -335,17 +375,19 @@ type netdevProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type netdevMapSpecs struct {
-	Conntrack *ebpf.MapSpec `ebpf:"conntrack"`
-	Control   *ebpf.MapSpec `ebpf:"control"`
-	Device    *ebpf.MapSpec `ebpf:"device"`
-	Drop      *ebpf.MapSpec `ebpf:"drop"`
-	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
-	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
-	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
-	Service   *ebpf.MapSpec `ebpf:"service"`
-	Slot      *ebpf.MapSpec `ebpf:"slot"`
+	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
+	Control     *ebpf.MapSpec `ebpf:"control"`
+	Device      *ebpf.MapSpec `ebpf:"device"`
+	Drop        *ebpf.MapSpec `ebpf:"drop"`
+	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
+	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
+	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Node        *ebpf.MapSpec `ebpf:"node"`
+	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
+	Service     *ebpf.MapSpec `ebpf:"service"`
+	Slot        *ebpf.MapSpec `ebpf:"slot"`
+	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 }
 
 // netdevVariableSpecs contains global variables before they are loaded into the kernel.
@@ -390,21 +432,24 @@ func (o *netdevObjects) Close() error {
 //
 // It can be passed to loadNetdevObjects or ebpf.CollectionSpec.LoadAndAssign.
 type netdevMaps struct {
-	Conntrack *ebpf.Map `ebpf:"conntrack"`
-	Control   *ebpf.Map `ebpf:"control"`
-	Device    *ebpf.Map `ebpf:"device"`
-	Drop      *ebpf.Map `ebpf:"drop"`
-	Endpoint  *ebpf.Map `ebpf:"endpoint"`
-	Fragment  *ebpf.Map `ebpf:"fragment"`
-	Frontend  *ebpf.Map `ebpf:"frontend"`
-	Node      *ebpf.Map `ebpf:"node"`
-	Scratch   *ebpf.Map `ebpf:"scratch"`
-	Service   *ebpf.Map `ebpf:"service"`
-	Slot      *ebpf.Map `ebpf:"slot"`
+	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Conntrack   *ebpf.Map `ebpf:"conntrack"`
+	Control     *ebpf.Map `ebpf:"control"`
+	Device      *ebpf.Map `ebpf:"device"`
+	Drop        *ebpf.Map `ebpf:"drop"`
+	Endpoint    *ebpf.Map `ebpf:"endpoint"`
+	Fragment    *ebpf.Map `ebpf:"fragment"`
+	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Node        *ebpf.Map `ebpf:"node"`
+	Scratch     *ebpf.Map `ebpf:"scratch"`
+	Service     *ebpf.Map `ebpf:"service"`
+	Slot        *ebpf.Map `ebpf:"slot"`
+	SourceRange *ebpf.Map `ebpf:"source_range"`
 }
 
 func (m *netdevMaps) Close() error {
 	return _NetdevClose(
+		m.Affinity,
 		m.Conntrack,
 		m.Control,
 		m.Device,
@@ -416,6 +461,7 @@ func (m *netdevMaps) Close() error {
 		m.Scratch,
 		m.Service,
 		m.Slot,
+		m.SourceRange,
 	)
 }
 

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	podMapAffinity        = "affinity"
 	podMapConntrack       = "conntrack"
 	podMapControl         = "control"
 	podMapDevice          = "device"
@@ -27,6 +28,7 @@ const (
 	podMapScratch         = "scratch"
 	podMapService         = "service"
 	podMapSlot            = "slot"
+	podMapSourceRange     = "source_range"
 	podProgFromPod        = "from_pod"
 	podProgToPod          = "to_pod"
 	podVarClusterNetwork  = "cluster_network"
@@ -97,17 +99,19 @@ type podProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
-	Conntrack *ebpf.MapSpec `ebpf:"conntrack"`
-	Control   *ebpf.MapSpec `ebpf:"control"`
-	Device    *ebpf.MapSpec `ebpf:"device"`
-	Drop      *ebpf.MapSpec `ebpf:"drop"`
-	Endpoint  *ebpf.MapSpec `ebpf:"endpoint"`
-	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
-	Frontend  *ebpf.MapSpec `ebpf:"frontend"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	Scratch   *ebpf.MapSpec `ebpf:"scratch"`
-	Service   *ebpf.MapSpec `ebpf:"service"`
-	Slot      *ebpf.MapSpec `ebpf:"slot"`
+	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
+	Control     *ebpf.MapSpec `ebpf:"control"`
+	Device      *ebpf.MapSpec `ebpf:"device"`
+	Drop        *ebpf.MapSpec `ebpf:"drop"`
+	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
+	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
+	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Node        *ebpf.MapSpec `ebpf:"node"`
+	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
+	Service     *ebpf.MapSpec `ebpf:"service"`
+	Slot        *ebpf.MapSpec `ebpf:"slot"`
+	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 }
 
 // podVariableSpecs contains global variables before they are loaded into the kernel.
@@ -152,21 +156,24 @@ func (o *podObjects) Close() error {
 //
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
-	Conntrack *ebpf.Map `ebpf:"conntrack"`
-	Control   *ebpf.Map `ebpf:"control"`
-	Device    *ebpf.Map `ebpf:"device"`
-	Drop      *ebpf.Map `ebpf:"drop"`
-	Endpoint  *ebpf.Map `ebpf:"endpoint"`
-	Fragment  *ebpf.Map `ebpf:"fragment"`
-	Frontend  *ebpf.Map `ebpf:"frontend"`
-	Node      *ebpf.Map `ebpf:"node"`
-	Scratch   *ebpf.Map `ebpf:"scratch"`
-	Service   *ebpf.Map `ebpf:"service"`
-	Slot      *ebpf.Map `ebpf:"slot"`
+	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Conntrack   *ebpf.Map `ebpf:"conntrack"`
+	Control     *ebpf.Map `ebpf:"control"`
+	Device      *ebpf.Map `ebpf:"device"`
+	Drop        *ebpf.Map `ebpf:"drop"`
+	Endpoint    *ebpf.Map `ebpf:"endpoint"`
+	Fragment    *ebpf.Map `ebpf:"fragment"`
+	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Node        *ebpf.Map `ebpf:"node"`
+	Scratch     *ebpf.Map `ebpf:"scratch"`
+	Service     *ebpf.Map `ebpf:"service"`
+	Slot        *ebpf.Map `ebpf:"slot"`
+	SourceRange *ebpf.Map `ebpf:"source_range"`
 }
 
 func (m *podMaps) Close() error {
 	return _PodClose(
+		m.Affinity,
 		m.Conntrack,
 		m.Control,
 		m.Device,
@@ -178,6 +185,7 @@ func (m *podMaps) Close() error {
 		m.Scratch,
 		m.Service,
 		m.Slot,
+		m.SourceRange,
 	)
 }
 

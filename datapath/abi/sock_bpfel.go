@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapAffinity        = "affinity"
 	sockMapDatagram        = "datagram"
 	sockMapDevice          = "device"
 	sockMapDrop            = "drop"
@@ -25,6 +26,7 @@ const (
 	sockMapPeer            = "peer"
 	sockMapService         = "service"
 	sockMapSlot            = "slot"
+	sockMapSourceRange     = "source_range"
 	sockProgConnect4       = "connect4"
 	sockProgConnect6       = "connect6"
 	sockProgGetpeername4   = "getpeername4"
@@ -109,15 +111,17 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	Datagram *ebpf.MapSpec `ebpf:"datagram"`
-	Device   *ebpf.MapSpec `ebpf:"device"`
-	Drop     *ebpf.MapSpec `ebpf:"drop"`
-	Frontend *ebpf.MapSpec `ebpf:"frontend"`
-	Netns    *ebpf.MapSpec `ebpf:"netns"`
-	Node     *ebpf.MapSpec `ebpf:"node"`
-	Peer     *ebpf.MapSpec `ebpf:"peer"`
-	Service  *ebpf.MapSpec `ebpf:"service"`
-	Slot     *ebpf.MapSpec `ebpf:"slot"`
+	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Datagram    *ebpf.MapSpec `ebpf:"datagram"`
+	Device      *ebpf.MapSpec `ebpf:"device"`
+	Drop        *ebpf.MapSpec `ebpf:"drop"`
+	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Netns       *ebpf.MapSpec `ebpf:"netns"`
+	Node        *ebpf.MapSpec `ebpf:"node"`
+	Peer        *ebpf.MapSpec `ebpf:"peer"`
+	Service     *ebpf.MapSpec `ebpf:"service"`
+	Slot        *ebpf.MapSpec `ebpf:"slot"`
+	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -162,19 +166,22 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	Datagram *ebpf.Map `ebpf:"datagram"`
-	Device   *ebpf.Map `ebpf:"device"`
-	Drop     *ebpf.Map `ebpf:"drop"`
-	Frontend *ebpf.Map `ebpf:"frontend"`
-	Netns    *ebpf.Map `ebpf:"netns"`
-	Node     *ebpf.Map `ebpf:"node"`
-	Peer     *ebpf.Map `ebpf:"peer"`
-	Service  *ebpf.Map `ebpf:"service"`
-	Slot     *ebpf.Map `ebpf:"slot"`
+	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Datagram    *ebpf.Map `ebpf:"datagram"`
+	Device      *ebpf.Map `ebpf:"device"`
+	Drop        *ebpf.Map `ebpf:"drop"`
+	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Netns       *ebpf.Map `ebpf:"netns"`
+	Node        *ebpf.Map `ebpf:"node"`
+	Peer        *ebpf.Map `ebpf:"peer"`
+	Service     *ebpf.Map `ebpf:"service"`
+	Slot        *ebpf.Map `ebpf:"slot"`
+	SourceRange *ebpf.Map `ebpf:"source_range"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.Affinity,
 		m.Datagram,
 		m.Device,
 		m.Drop,
@@ -184,6 +191,7 @@ func (m *sockMaps) Close() error {
 		m.Peer,
 		m.Service,
 		m.Slot,
+		m.SourceRange,
 	)
 }
 

@@ -26,6 +26,8 @@ type Maps struct {
 	control   table[uint32, abi.Control]
 	conntrack table[abi.ConntrackKey, abi.Conntrack]
 	drop      dropTable
+	// sourceRange has no values of interest.
+	sourceRange table[abi.SourceRangeKey, uint8]
 
 	// sizes are the most rows that each map takes, by name.
 	sizes   map[string]uint32
@@ -65,7 +67,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	byName := map[string]*ebpf.Map{}
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
-		abi.MapControl, abi.MapConntrack, abi.MapDrop,
+		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -85,6 +87,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.device = kernelTable[uint32, abi.Device]{byName[abi.MapDevice]}
 	m.control = kernelTable[uint32, abi.Control]{byName[abi.MapControl]}
 	m.conntrack = kernelTable[abi.ConntrackKey, abi.Conntrack]{byName[abi.MapConntrack]}
+	m.sourceRange = kernelTable[abi.SourceRangeKey, uint8]{byName[abi.MapSourceRange]}
 	m.drop = kernelDrops{byName[abi.MapDrop]}
 	return m, nil
 }
@@ -96,17 +99,18 @@ func Fake(fail func(op, table string) error) *Maps {
 		fail = func(string, string) error { return nil }
 	}
 	return &Maps{
-		frontend:  newMemoryTable[abi.FrontendKey, abi.Frontend](abi.MapFrontend, fail),
-		service:   newMemoryTable[uint32, abi.Service](abi.MapService, fail),
-		slot:      newMemoryTable[abi.SlotKey, abi.Backend](abi.MapSlot, fail),
-		endpoint:  newMemoryTable[abi.Addr, abi.Endpoint](abi.MapEndpoint, fail),
-		netns:     newMemoryTable[uint64, abi.Addr](abi.MapNetns, fail),
-		node:      newMemoryTable[abi.Addr, abi.Node](abi.MapNode, fail),
-		device:    newMemoryTable[uint32, abi.Device](abi.MapDevice, fail),
-		control:   newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
-		conntrack: newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
-		drop:      noDrops{},
-		sizes:     map[string]uint32{},
+		frontend:    newMemoryTable[abi.FrontendKey, abi.Frontend](abi.MapFrontend, fail),
+		service:     newMemoryTable[uint32, abi.Service](abi.MapService, fail),
+		slot:        newMemoryTable[abi.SlotKey, abi.Backend](abi.MapSlot, fail),
+		endpoint:    newMemoryTable[abi.Addr, abi.Endpoint](abi.MapEndpoint, fail),
+		netns:       newMemoryTable[uint64, abi.Addr](abi.MapNetns, fail),
+		node:        newMemoryTable[abi.Addr, abi.Node](abi.MapNode, fail),
+		device:      newMemoryTable[uint32, abi.Device](abi.MapDevice, fail),
+		control:     newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
+		conntrack:   newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
+		sourceRange: newMemoryTable[abi.SourceRangeKey, uint8](abi.MapSourceRange, fail),
+		drop:        noDrops{},
+		sizes:       map[string]uint32{},
 	}
 }
 

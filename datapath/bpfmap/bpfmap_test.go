@@ -45,13 +45,13 @@ func TestServices(t *testing.T) {
 		b := desired.Backend{Address: netip.MustParseAddrPort("10.244.0.2:8080"), Protocol: desired.TCP}
 		for range 2 { // puts may be repeated
 			must(t, m.PutSlot(7, 0, b))
-			must(t, m.PutService(7, 1, 3))
-			must(t, m.PutFrontend(f, 7))
+			must(t, m.PutService(ServiceRow{ID: 7, Slots: 1, Revision: 3}))
+			must(t, m.PutFrontend(f, Target{Service: 7, Outside: 7}))
 		}
 		assertDump(t, m, "frontend 10.96.0.1:80/TCP -> [10.244.0.2:8080]\n")
 		tables, err := m.Services()
 		must(t, err)
-		if s := tables.Services[7]; s.Slots != 1 || s.Revision != 3 || len(s.Backends) != 1 || s.Backends[0].Address != b.Address {
+		if s := tables.Services[7]; s.Row.Slots != 1 || s.Row.Revision != 3 || len(s.Backends) != 1 || s.Backends[0].Address != b.Address {
 			t.Errorf("service 7 is %+v", s)
 		}
 		for range 2 { // and so may deletions
@@ -74,7 +74,7 @@ func TestManyRows(t *testing.T) {
 			slots = append(slots, Slot{i, 0, desired.Backend{Address: netip.AddrPortFrom(addr, 8080)}})
 			services = append(services, ServiceRow{ID: i, Slots: 1, Revision: 1})
 			f := desired.Frontend{Address: netip.AddrPortFrom(addr, 80), Protocol: desired.UDP}
-			frontends = append(frontends, FrontendRow{f, i})
+			frontends = append(frontends, FrontendRow{f, Target{Service: i, Outside: i}})
 		}
 		must(t, m.PutSlots(slots))
 		must(t, m.PutServices(services))
@@ -85,8 +85,8 @@ func TestManyRows(t *testing.T) {
 			t.Fatalf("%d frontends, %d services", len(tables.Frontends), len(tables.Services))
 		}
 		for _, row := range frontends {
-			s := tables.Services[tables.Frontends[row.Frontend]]
-			if s.Slots != 1 || s.Backends[0].Address.Addr() != row.Frontend.Address.Addr() {
+			s := tables.Services[tables.Frontends[row.Frontend].Service]
+			if s.Row.Slots != 1 || s.Backends[0].Address.Addr() != row.Frontend.Address.Addr() {
 				t.Fatalf("%s leads to %+v", row.Frontend.Address, s)
 			}
 		}

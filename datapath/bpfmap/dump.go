@@ -2,6 +2,7 @@ package bpfmap
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -14,23 +15,48 @@ func (m *Maps) Dump() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	ranges, err := m.SourceRanges()
+	if err != nil {
+		return "", err
+	}
 	reached := map[uint32]bool{}
-	for f, id := range services.Frontends {
+	to := func(id uint32) string {
 		reached[id] = true
 		s := services.Services[id]
 		var to []string
-		for _, b := range s.Backends[:min(int(s.Slots), len(s.Backends))] {
+		for _, b := range s.Backends[:min(int(s.Row.Slots), len(s.Backends))] {
 			to = append(to, b.Address.String())
 		}
 		slices.Sort(to)
-		lines = append(lines, fmt.Sprintf("frontend %s/%s -> [%s]", f.Address, f.Protocol, strings.Join(to, " ")))
+		text := "[" + strings.Join(to, " ") + "]"
+		if s.Row.Affinity > 0 {
+			text += fmt.Sprintf(" affinity %ds", s.Row.Affinity)
+		}
+		if s.Row.Silent {
+			text += " silent"
+		}
+		if r := ranges[id]; len(r) > 0 {
+			slices.SortFunc(r, netip.Prefix.Compare)
+			text += fmt.Sprintf(" for %v", r)
+		}
+		return text
+	}
+	for f, t := range services.Frontends {
+		line := fmt.Sprintf("frontend %s/%s -> %s", f.Address, f.Protocol, to(t.Service))
+		if t.Outside != t.Service {
+			line += " outside " + to(t.Outside)
+		}
+		if t.Restricted {
+			line += " restricted"
+		}
+		lines = append(lines, line)
 	}
 	for id, s := range services.Services {
 		if !reached[id] {
 			lines = append(lines, fmt.Sprintf("service without a frontend: %d slots", len(s.Backends)))
 		}
-		if len(s.Backends) != int(s.Slots) {
-			lines = append(lines, fmt.Sprintf("service counts %d slots but has %d", s.Slots, len(s.Backends)))
+		if len(s.Backends) != int(s.Row.Slots) {
+			lines = append(lines, fmt.Sprintf("service counts %d slots but has %d", s.Row.Slots, len(s.Backends)))
 		}
 	}
 	endpoints, err := m.Endpoints()

@@ -10,15 +10,23 @@ import (
 // ServiceTables is the content of the maps of Services, as at restart. What the kernel does not hold is zero: the kinds of
 // frontends and the protocols of backends.
 type ServiceTables struct {
-	// Frontends leads to the ids of Services.
-	Frontends map[desired.Frontend]uint32
-	Services  map[uint32]Service
+	Frontends map[desired.Frontend]Target
+	// Services are by id.
+	Services map[uint32]Service
+}
+
+// Target is what a frontend leads to.
+type Target struct {
+	// Service is the id for clients in the cluster, Outside that for the others.
+	Service, Outside uint32
+	// Restricted: only for the source ranges of Service.
+	Restricted bool
 }
 
 // Service is a service as the kernel has it.
 type Service struct {
-	// Slots is how many of the backends are chosen from; after a crash there may be more.
-	Slots, Revision uint32
+	// Row counts the backends that are chosen from; after a crash there may be more.
+	Row ServiceRow
 	// Backends are by slot; a zero one is missing.
 	Backends []desired.Backend
 }
@@ -52,19 +60,32 @@ func (m *Maps) DeleteSlot(service, index uint32) error {
 	return m.slot.delete(abi.SlotKey{Service: service, Index: index})
 }
 
-// PutService says how many slots a service has. revision must differ from the last one when a slot was changed.
-func (m *Maps) PutService(id, slots, revision uint32) error {
-	return m.service.put(id, abi.Service{Backends: slots, Revision: revision})
+// ServiceRow is a service: how many slots it has, and how they are chosen from.
+type ServiceRow struct {
+	ID, Slots uint32
+	// Revision must differ from the last one when a slot was changed.
+	Revision uint32
+	// Affinity and Silent are as in [desired.Service].
+	Affinity uint32
+	Silent   bool
 }
 
-// ServiceRow is a service and how many slots it has.
-type ServiceRow struct{ ID, Slots, Revision uint32 }
+func (r ServiceRow) value() abi.Service {
+	s := abi.Service{Backends: r.Slots, Revision: r.Revision, Affinity: r.Affinity}
+	if r.Silent {
+		s.Flags |= abi.ServiceSilent
+	}
+	return s
+}
+
+// PutService writes a service.
+func (m *Maps) PutService(row ServiceRow) error { return m.service.put(row.ID, row.value()) }
 
 // PutServices writes many services at once. After an error any of them may be written.
 func (m *Maps) PutServices(services []ServiceRow) error {
 	keys, values := make([]uint32, len(services)), make([]abi.Service, len(services))
 	for i, s := range services {
-		keys[i], values[i] = s.ID, abi.Service{Backends: s.Slots, Revision: s.Revision}
+		keys[i], values[i] = s.ID, s.value()
 	}
 	return m.service.putAll(keys, values)
 }
@@ -73,21 +94,29 @@ func (m *Maps) PutServices(services []ServiceRow) error {
 func (m *Maps) DeleteService(id uint32) error { return m.service.put(id, abi.Service{}) }
 
 // PutFrontend leads an address and port to a service.
-func (m *Maps) PutFrontend(f desired.Frontend, service uint32) error {
-	return m.frontend.put(frontendKey(f), abi.Frontend{Service: service, Outside: service})
+func (m *Maps) PutFrontend(f desired.Frontend, t Target) error {
+	return m.frontend.put(frontendKey(f), t.value())
 }
 
-// FrontendRow is a frontend and the service that it leads to.
+func (t Target) value() abi.Frontend {
+	f := abi.Frontend{Service: t.Service, Outside: t.Outside}
+	if t.Restricted {
+		f.Flags |= abi.FrontendSourceRanges
+	}
+	return f
+}
+
+// FrontendRow is a frontend and what it leads to.
 type FrontendRow struct {
 	Frontend desired.Frontend
-	Service  uint32
+	Target   Target
 }
 
 // PutFrontends writes many frontends at once. After an error any of them may be written.
 func (m *Maps) PutFrontends(frontends []FrontendRow) error {
 	keys, values := make([]abi.FrontendKey, len(frontends)), make([]abi.Frontend, len(frontends))
 	for i, f := range frontends {
-		keys[i], values[i] = frontendKey(f.Frontend), abi.Frontend{Service: f.Service, Outside: f.Service}
+		keys[i], values[i] = frontendKey(f.Frontend), f.Target.value()
 	}
 	return m.frontend.putAll(keys, values)
 }
@@ -105,15 +134,16 @@ func frontendKey(f desired.Frontend) abi.FrontendKey {
 // each possible id.
 func (m *Maps) Services() (ServiceTables, error) {
 	kernel := ServiceTables{
-		Frontends: map[desired.Frontend]uint32{}, Services: map[uint32]Service{},
+		Frontends: map[desired.Frontend]Target{}, Services: map[uint32]Service{},
 	}
 	err := m.frontend.each(func(k abi.FrontendKey, v abi.Frontend) bool {
 		f := desired.Frontend{
 			Address:  netip.AddrPortFrom(k.Addr.Netip(), abi.HostPort(k.Port)),
 			Protocol: desired.Protocol(k.Proto),
 		}
-		kernel.Frontends[f] = v.Service
+		kernel.Frontends[f] = Target{v.Service, v.Outside, v.Flags&abi.FrontendSourceRanges != 0}
 		kernel.Services[v.Service] = Service{}
+		kernel.Services[v.Outside] = Service{}
 		return true
 	})
 	if err != nil {
@@ -136,8 +166,40 @@ func (m *Maps) Services() (ServiceTables, error) {
 		if err != nil {
 			return kernel, err
 		}
-		s.Slots, s.Revision = row.Backends, row.Revision
+		s.Row = ServiceRow{id, row.Backends, row.Revision, row.Affinity, row.Flags&abi.ServiceSilent != 0}
 		kernel.Services[id] = s
 	}
 	return kernel, nil
+}
+
+// PutSourceRange lets a source use the restricted frontends of a service.
+func (m *Maps) PutSourceRange(service uint32, source netip.Prefix) error {
+	return m.sourceRange.put(sourceRangeKey(service, source), 1)
+}
+
+// DeleteSourceRange takes that back.
+func (m *Maps) DeleteSourceRange(service uint32, source netip.Prefix) error {
+	return m.sourceRange.delete(sourceRangeKey(service, source))
+}
+
+// SourceRanges lists the sources by service.
+func (m *Maps) SourceRanges() (map[uint32][]netip.Prefix, error) {
+	ranges := map[uint32][]netip.Prefix{}
+	err := m.sourceRange.each(func(k abi.SourceRangeKey, _ uint8) bool {
+		addr, bits := k.Source.Netip(), int(k.Prefix)-32
+		if addr.Is4() {
+			bits -= 96
+		}
+		ranges[k.Service] = append(ranges[k.Service], netip.PrefixFrom(addr, bits))
+		return true
+	})
+	return ranges, err
+}
+
+func sourceRangeKey(service uint32, source netip.Prefix) abi.SourceRangeKey {
+	bits := source.Bits()
+	if source.Addr().Is4() {
+		bits += 96
+	}
+	return abi.SourceRangeKey{Prefix: uint32(32 + bits), Service: service, Source: abi.AddrFrom(source.Masked().Addr())}
 }

@@ -39,13 +39,23 @@ type PortName struct {
 	Namespace, Service string
 	// Port is the name of the port in the Service's spec, empty for a single unnamed one.
 	Port string
+	// V6 is the family of the frontends and backends.
+	V6 bool
+	// Local tells the backends on this node alone, which a traffic policy may ask for, from all.
+	Local bool
 }
 
-// String returns namespace/service, with :port appended for a named port.
+// String returns namespace/service, with :port appended for a named port, and what else it needs to be told from others.
 func (n PortName) String() string {
 	s := n.Namespace + "/" + n.Service
 	if n.Port != "" {
 		s += ":" + n.Port
+	}
+	if n.V6 {
+		s += " IPv6"
+	}
+	if n.Local {
+		s += " local"
 	}
 	return s
 }
@@ -58,7 +68,23 @@ func (n PortName) Compare(o PortName) int {
 	if c := strings.Compare(n.Service, o.Service); c != 0 {
 		return c
 	}
-	return strings.Compare(n.Port, o.Port)
+	if c := strings.Compare(n.Port, o.Port); c != 0 {
+		return c
+	}
+	if c := compareBool(n.V6, o.V6); c != 0 {
+		return c
+	}
+	return compareBool(n.Local, o.Local)
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // Kind says which field of a Service a frontend came from.
@@ -87,15 +113,23 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// AnyLocal stands, as the address of a frontend, for every address of this node and for 127.0.0.1: node ports answer at all of
+// AnyLocal and AnyLocal6 stand, as the address of a frontend, for every address of this node and for 127.0.0.1 or ::1: node ports answer at all of
 // them, and a node that gains an address need not touch its Services.
-var AnyLocal = netip.AddrFrom4([4]byte{})
+var (
+	AnyLocal  = netip.AddrFrom4([4]byte{})
+	AnyLocal6 = netip.IPv6Unspecified()
+)
 
 // Frontend is an address and port at which a Service answers.
 type Frontend struct {
 	Address  netip.AddrPort
 	Protocol Protocol
 	Kind     Kind
+	// Local and LocalOutside say that clients in the cluster and those outside get the backends of the local row of that
+	// name, see [PortName].
+	Local, LocalOutside bool
+	// Restricted says that only the row's SourceRanges may use it.
+	Restricted bool
 }
 
 // Compare orders frontends by address, port and protocol, which together are unique on a node.
@@ -127,11 +161,18 @@ type Service struct {
 	Name      PortName
 	Frontends []Frontend
 	Backends  []Backend
+	// Affinity is how many seconds a client stays with its backend after the last choice; 0: each choice is new.
+	Affinity uint32
+	// Silent drops packets when there is no backend, instead of refusing: other nodes have some.
+	Silent bool
+	// SourceRanges are who may use the restricted frontends, sorted.
+	SourceRanges []netip.Prefix
 }
 
 // Equal says whether both rows ask for the same kernel state.
 func (s Service) Equal(o Service) bool {
-	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends)
+	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends) &&
+		s.Affinity == o.Affinity && s.Silent == o.Silent && slices.Equal(s.SourceRanges, o.SourceRanges)
 }
 
 // Endpoint is a pod of this node as the programs see it.

@@ -27,10 +27,10 @@ func filled(t *testing.T) *bpfmap.Maps {
 	m := bpfmap.Fake(nil)
 	backend := desired.Backend{Address: netip.MustParseAddrPort("10.244.0.2:8080"), Protocol: desired.TCP}
 	must(t, m.PutSlot(1, 0, backend))
-	must(t, m.PutService(1, 1, 1))
-	must(t, m.PutService(2, 0, 1))
+	must(t, m.PutService(bpfmap.ServiceRow{ID: 1, Slots: 1, Revision: 1}))
+	must(t, m.PutService(bpfmap.ServiceRow{ID: 2, Revision: 1}))
 	for address, id := range map[string]uint32{"10.96.0.1:80": 1, "0.0.0.0:30080": 1, "10.96.0.2:80": 2} {
-		must(t, m.PutFrontend(desired.Frontend{Address: netip.MustParseAddrPort(address), Protocol: desired.TCP}, id))
+		must(t, m.PutFrontend(desired.Frontend{Address: netip.MustParseAddrPort(address), Protocol: desired.TCP}, bpfmap.Target{Service: id, Outside: id}))
 	}
 	must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.2"), IfIndex: 5, NetNS: 7}))
 	key, from := abi.NewConntrackKey(netip.MustParseAddrPort("192.0.2.9:4000"), netip.MustParseAddrPort("192.0.2.1:30080"), 6)

@@ -77,7 +77,7 @@ func Services(m *bpfmap.Maps, names Names) ([]Service, error) {
 	}
 	rows := make([]Service, 0, len(tables.Frontends))
 	for _, f := range sortedFrontends(tables) {
-		id := tables.Frontends[f]
+		id := tables.Frontends[f].Service
 		rows = append(rows, Service{
 			Frontend: f.Address.String(), Protocol: f.Protocol.String(), Name: names.Services[f.Address], ID: id,
 			Backends: addresses(tables.Services[id]),
@@ -98,7 +98,7 @@ func sortedFrontends(tables bpfmap.ServiceTables) []desired.Frontend {
 // addresses lists the backends that a service chooses from.
 func addresses(s bpfmap.Service) []string {
 	list := []string{}
-	for _, b := range s.Backends[:min(int(s.Slots), len(s.Backends))] {
+	for _, b := range s.Backends[:min(int(s.Row.Slots), len(s.Backends))] {
 		list = append(list, b.Address.String())
 	}
 	slices.Sort(list)
@@ -129,8 +129,8 @@ func Backends(m *bpfmap.Maps, names Names) ([]Backend, error) {
 	}
 	reached := map[desired.Backend][]string{}
 	for _, f := range sortedFrontends(tables) {
-		s := tables.Services[tables.Frontends[f]]
-		for _, b := range s.Backends[:min(int(s.Slots), len(s.Backends))] {
+		s := tables.Services[tables.Frontends[f].Service]
+		for _, b := range s.Backends[:min(int(s.Row.Slots), len(s.Backends))] {
 			b.Protocol = f.Protocol
 			reached[b] = append(reached[b], f.Address.String())
 		}

@@ -29,7 +29,7 @@ func (t *Services) freshServices() map[*service]struct{} {
 		if !wanted {
 			continue
 		}
-		if s := t.services.of(row, &t.frontends); s.counted < 0 && len(s.slots) == 0 {
+		if s := t.services.of(t.located(row), &t.frontends); s.counted < 0 && len(s.slots) == 0 {
 			fresh[s] = struct{}{}
 		}
 	}
@@ -61,9 +61,11 @@ func (t *Services) bulkSlots(fresh map[*service]struct{}) bool {
 
 func (t *Services) bulkServices(fresh map[*service]struct{}) bool {
 	rows := make([]bpfmap.ServiceRow, 0, len(fresh))
-	for s := range fresh {
-		s.revision++
-		rows = append(rows, bpfmap.ServiceRow{ID: s.id, Slots: uint32(len(s.slots)), Revision: s.revision})
+	for name := range t.dirty {
+		s := t.services.actual[name]
+		if _, ok := fresh[s]; ok {
+			rows = append(rows, s.next(t.desired[name], len(s.slots)))
+		}
 	}
 	if t.maps.PutServices(rows) != nil {
 		return false
@@ -84,15 +86,15 @@ func (t *Services) bulkFrontends() {
 		if _, exists := t.frontends.believed(p); exists {
 			continue
 		}
-		if s := t.services.actual[claims[0]]; s != nil && s.counted >= 0 {
-			rows = append(rows, bpfmap.FrontendRow{Frontend: p.Frontend, Service: s.id})
+		if target, ok := t.target(claims[0], p); ok {
+			rows = append(rows, bpfmap.FrontendRow{Frontend: p.Frontend, Target: target})
 		}
 	}
 	if t.maps.PutFrontends(rows) != nil {
 		return
 	}
 	for _, row := range rows {
-		t.frontends.actual[place{row.Frontend}] = row.Service
-		t.services.byID[row.Service].fronts++
+		t.frontends.actual[place{row.Frontend}] = row.Target
+		t.services.count(row.Target, 1)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
 )
 
@@ -16,28 +17,27 @@ var errStillReached = errors.New("a frontend still leads to it")
 type frontendTable struct {
 	claims map[place][]desired.PortName
 	// actual is what the kernel is believed to have; orphans are restored and not yet claimed.
-	actual  map[place]uint32
-	orphans map[place]uint32
+	actual  map[place]bpfmap.Target
+	orphans map[place]bpfmap.Target
 	dirty   map[place]struct{}
 }
 
-// place is what tells a frontend from others in the kernel: all but its kind.
+// place is what tells a frontend from others in the kernel: its address and protocol.
 type place struct{ desired.Frontend }
 
 func placeOf(f desired.Frontend) place {
-	f.Kind = 0
-	return place{f}
+	return place{desired.Frontend{Address: f.Address, Protocol: f.Protocol}}
 }
 
-func restoreFrontends(rows map[desired.Frontend]uint32) frontendTable {
+func restoreFrontends(rows map[desired.Frontend]bpfmap.Target) frontendTable {
 	t := frontendTable{
 		claims:  map[place][]desired.PortName{},
-		actual:  make(map[place]uint32, len(rows)),
-		orphans: make(map[place]uint32, len(rows)),
+		actual:  make(map[place]bpfmap.Target, len(rows)),
+		orphans: make(map[place]bpfmap.Target, len(rows)),
 		dirty:   map[place]struct{}{},
 	}
-	for f, service := range rows {
-		t.orphans[placeOf(f)] = service
+	for f, target := range rows {
+		t.orphans[placeOf(f)] = target
 	}
 	return t
 }
@@ -72,11 +72,11 @@ func (t *Services) applyFrontends(errs *failures) {
 		if len(claims) == 0 {
 			continue
 		}
-		s := t.services.actual[claims[0]]
-		if s == nil || s.counted < 0 {
+		target, ok := t.target(claims[0], p)
+		if !ok {
 			continue // why is reported with the service; the frontend stays dirty
 		}
-		if err := t.writeFrontend(p, s); err != nil {
+		if err := t.writeFrontend(p, target); err != nil {
 			errs.add(fmt.Errorf("frontend %s of %s: %w", p.Address, claims[0], err))
 			continue
 		}
@@ -94,28 +94,56 @@ func (t *Services) applyFrontends(errs *failures) {
 	}
 }
 
-// believed returns the service that the kernel leads a frontend to.
-func (t *frontendTable) believed(p place) (uint32, bool) {
-	if id, ok := t.actual[p]; ok {
-		return id, true
+// target returns what a place is to lead to when it belongs to the row of that name; false while the kernel lacks one of the
+// services.
+func (t *Services) target(name desired.PortName, p place) (bpfmap.Target, bool) {
+	frontends := t.desired[name].Frontends
+	i, found := slices.BinarySearchFunc(frontends, p.Frontend, desired.Frontend.Compare)
+	s := t.services.actual[name]
+	if !found || s == nil || s.counted < 0 {
+		return bpfmap.Target{}, false
 	}
-	id, ok := t.orphans[p]
-	return id, ok
+	f := frontends[i]
+	target := bpfmap.Target{Service: s.id, Outside: s.id, Restricted: f.Restricted}
+	if !f.Local && !f.LocalOutside {
+		return target, true
+	}
+	name.Local = true
+	local := t.services.actual[name]
+	if local == nil || local.counted < 0 {
+		return target, false
+	}
+	if f.Local {
+		target.Service = local.id
+	}
+	if f.LocalOutside {
+		target.Outside = local.id
+	}
+	return target, true
 }
 
-func (t *Services) writeFrontend(p place, s *service) error {
+// believed returns what the kernel leads a frontend to.
+func (t *frontendTable) believed(p place) (bpfmap.Target, bool) {
+	if target, ok := t.actual[p]; ok {
+		return target, true
+	}
+	target, ok := t.orphans[p]
+	return target, ok
+}
+
+func (t *Services) writeFrontend(p place, target bpfmap.Target) error {
 	before, exists := t.frontends.believed(p)
-	if !exists || before != s.id {
-		if err := t.maps.PutFrontend(p.Frontend, s.id); err != nil {
+	if !exists || before != target {
+		if err := t.maps.PutFrontend(p.Frontend, target); err != nil {
 			return err
 		}
-		s.fronts++
+		t.services.count(target, 1)
 		if exists {
-			t.services.unref(before)
+			t.services.count(before, -1)
 		}
 	}
 	delete(t.frontends.orphans, p)
-	t.frontends.actual[p] = s.id
+	t.frontends.actual[p] = target
 	return nil
 }
 
@@ -127,7 +155,7 @@ func (t *Services) deleteFrontend(p place) error {
 	if err := t.maps.DeleteFrontend(p.Frontend); err != nil {
 		return err
 	}
-	t.services.unref(before)
+	t.services.count(before, -1)
 	delete(t.frontends.actual, p)
 	delete(t.frontends.orphans, p)
 	return nil

@@ -1,8 +1,8 @@
 // Package reconcile makes the kernel's tables equal to the desired ones. It alone owns the ids in them, and it alone meets the
 // kernel's errors.
 //
-// A Service is in three tables: slots hold the backends to choose from, a service counts its slots, and a frontend leads from
-// an address to a service. The order of writing keeps every packet's way whole at every moment: slots before the service that
+// A Service is in four tables: slots hold the backends to choose from, a service counts its slots, and a frontend leads from
+// an address to a service, and source ranges say for whom some frontends are. The order of writing keeps every packet's way whole at every moment: slots before the service that
 // counts them before the frontends that lead to it, and deletions the other way round. What the kernel refuses stays pending
 // and is tried again by the next Apply; everything that does not depend on it goes on.
 package reconcile
@@ -29,6 +29,8 @@ type Services struct {
 
 	services  serviceTable
 	frontends frontendTable
+	// ranged are the services that may have source ranges in the kernel which are not wanted.
+	ranged map[*service][]netip.Prefix
 	// removed is told of each UDP backend that left a service's slots; it may be nil.
 	removed func(netip.AddrPort)
 }
@@ -44,13 +46,18 @@ func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore services: %w", err)
 	}
+	ranges, err := m.SourceRanges()
+	if err != nil {
+		return nil, fmt.Errorf("restore source ranges: %w", err)
+	}
 	return &Services{
 		maps:      m,
+		ranged:    map[*service][]netip.Prefix{},
 		removed:   removed,
 		desired:   map[desired.PortName]desired.Service{},
 		owned:     map[Owner][]desired.PortName{},
 		dirty:     map[desired.PortName]struct{}{},
-		services:  restoreServices(kernel),
+		services:  restoreServices(kernel, ranges),
 		frontends: restoreFrontends(kernel.Frontends),
 	}, nil
 }
@@ -85,7 +92,7 @@ func (t *Services) Set(owner Owner, rows []desired.Service) {
 }
 
 // Pending says whether the kernel still lacks something that was Set.
-func (t *Services) Pending() bool { return len(t.dirty)+len(t.frontends.dirty) > 0 }
+func (t *Services) Pending() bool { return len(t.dirty)+len(t.frontends.dirty)+len(t.ranged) > 0 }
 
 // Apply writes what changed since the last call and what failed in it. The work is in proportion to the change. The error
 // joins at most ten causes; what they concern stays pending.
@@ -106,7 +113,9 @@ func (t *Services) Apply() error {
 	}
 	// 3 and 4: frontends that are wanted, then those that are not.
 	t.applyFrontends(&errs)
-	// 5: services to which no frontend leads any more. One whose frontend could not be removed waits for the next time.
+	// 5: sources that a service is no longer for. The frontends know by now whether they are restricted.
+	t.dropRanges(&errs)
+	// 6: services to which no frontend leads any more. One whose frontend could not be removed waits for the next time.
 	for name := range t.dirty {
 		if _, wanted := t.desired[name]; wanted {
 			continue
@@ -128,12 +137,12 @@ func (t *Services) Apply() error {
 // Applied. What it cannot remove stays for the next call.
 func (t *Services) Prune() error {
 	var errs failures
-	for p, id := range t.frontends.orphans {
+	for p, target := range t.frontends.orphans {
 		if err := t.maps.DeleteFrontend(p.Frontend); err != nil {
 			errs.add(fmt.Errorf("frontend %s: %w", p.Address, err))
 			continue
 		}
-		t.services.unref(id)
+		t.services.count(target, -1)
 		delete(t.frontends.orphans, p)
 	}
 	for _, s := range t.services.orphans {

@@ -118,7 +118,7 @@ func TestRestartKeepsIDsAndPrunes(t *testing.T) {
 	}
 	for f, id := range before.Frontends {
 		if after.Frontends[f] != id {
-			t.Errorf("%s moved from id %d to %d", f.Address, id, after.Frontends[f])
+			t.Errorf("%s moved from %v to %v", f.Address, id, after.Frontends[f])
 		}
 	}
 	if err := s.Prune(); err != nil {
@@ -182,7 +182,7 @@ func TestOrder(t *testing.T) {
 		name := fmt.Sprint("s", random.IntN(4))
 		var rows []desired.Service
 		if random.IntN(5) > 0 {
-			rows = []desired.Service{randomRow(random, name)}
+			rows = randomRows(random, name)
 		}
 		s.Set(owner(name), rows)
 		apply(t, s)
@@ -195,18 +195,38 @@ func TestOrder(t *testing.T) {
 	assertDump(t, m, "")
 }
 
-func randomRow(random *rand.Rand, name string) desired.Service {
+// randomRows are the row of a Service and, at times, the local one.
+func randomRows(random *rand.Rand, name string) []desired.Service {
 	frontends := "10.96.0." + name[1:] + ":80"
 	if random.IntN(2) == 0 {
 		frontends += " 198.51.100.1:80"
 	}
+	all := row(name, frontends, randomBackends(random))
+	all.Affinity = uint32(random.IntN(2)) * 60
+	for i := range 3 {
+		if random.IntN(3) == 0 {
+			all.SourceRanges = append(all.SourceRanges, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 16))
+			all.Frontends[0].Restricted = true
+		}
+	}
+	if random.IntN(2) == 0 {
+		return []desired.Service{all}
+	}
+	all.Frontends[0].Local = random.IntN(2) == 0
+	all.Frontends[0].LocalOutside = true
+	local := row(name, "", randomBackends(random))
+	local.Name.Local, local.Silent = true, random.IntN(2) == 0
+	return []desired.Service{all, local}
+}
+
+func randomBackends(random *rand.Rand) string {
 	var backends []string
 	for i := range 6 {
 		if random.IntN(2) == 0 {
 			backends = append(backends, fmt.Sprintf("10.1.0.%d:80", i+1))
 		}
 	}
-	return row(name, frontends, strings.Join(backends, " "))
+	return strings.Join(backends, " ")
 }
 
 func assertWhole(t *testing.T, m *bpfmap.Maps, before string) {
@@ -215,15 +235,21 @@ func assertWhole(t *testing.T, m *bpfmap.Maps, before string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for f, id := range tables.Frontends {
-		s := tables.Services[id]
-		if s.Revision == 0 {
-			t.Fatalf("before %s: %s leads to a service that is not there", before, f.Address)
-		}
-		for i := range s.Slots {
-			if int(i) >= len(s.Backends) || s.Backends[i] == (desired.Backend{}) {
-				t.Fatalf("before %s: %s has %d slots but no slot %d", before, f.Address, s.Slots, i)
-			}
+	for f, target := range tables.Frontends {
+		assertTarget(t, tables, f, target.Service, before)
+		assertTarget(t, tables, f, target.Outside, before)
+	}
+}
+
+func assertTarget(t *testing.T, tables bpfmap.ServiceTables, f desired.Frontend, id uint32, before string) {
+	t.Helper()
+	s := tables.Services[id]
+	if s.Row.Revision == 0 {
+		t.Fatalf("before %s: %s leads to a service that is not there", before, f.Address)
+	}
+	for i := range s.Row.Slots {
+		if int(i) >= len(s.Backends) || s.Backends[i] == (desired.Backend{}) {
+			t.Fatalf("before %s: %s has %d slots but no slot %d", before, f.Address, s.Row.Slots, i)
 		}
 	}
 }
@@ -246,7 +272,7 @@ func TestFaults(t *testing.T) {
 		name := fmt.Sprint("s", random.IntN(6))
 		want[name] = nil
 		if random.IntN(4) > 0 {
-			want[name] = []desired.Service{randomRow(random, name)}
+			want[name] = randomRows(random, name)
 		}
 		s.Set(owner(name), want[name])
 		if err := s.Apply(); err != nil && !errors.Is(err, errFull) && !errors.Is(err, errStillReached) {
@@ -298,7 +324,7 @@ func TestBulk(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	for i := range 3 * bulkMin {
 		name := fmt.Sprint("s", i)
-		rows := []desired.Service{randomRow(random, name)}
+		rows := randomRows(random, name)
 		s.Set(owner(name), rows)
 		single.Set(owner(name), rows)
 		apply(t, single)

@@ -1,7 +1,9 @@
 package reconcile
 
 import (
+	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/skep-io/skep/datapath/bpfmap"
@@ -19,7 +21,9 @@ type serviceTable struct {
 }
 
 type service struct {
-	id, revision uint32
+	id uint32
+	// row is what the kernel was last told, but for its count of slots.
+	row bpfmap.ServiceRow
 	// slots are the backends by slot, as last written. A slot whose write failed is stale: it has the zero Backend, which is
 	// never wanted, and so is written again.
 	slots []desired.Backend
@@ -27,9 +31,17 @@ type service struct {
 	counted int
 	// fronts counts the frontends in the kernel that lead here.
 	fronts int
+	// ranges are the sources in the kernel.
+	ranges []netip.Prefix
 }
 
-func restoreServices(kernel bpfmap.ServiceTables) serviceTable {
+func restoreServices(kernel bpfmap.ServiceTables, ranges map[uint32][]netip.Prefix) serviceTable {
+	// A process may have died while it erased a service.
+	for id := range ranges {
+		if _, exists := kernel.Services[id]; !exists {
+			kernel.Services[id] = bpfmap.Service{Row: bpfmap.ServiceRow{ID: id}}
+		}
+	}
 	t := serviceTable{
 		ids:     restoreIDs(slices.Collect(maps.Keys(kernel.Services))),
 		actual:  map[desired.PortName]*service{},
@@ -37,13 +49,11 @@ func restoreServices(kernel bpfmap.ServiceTables) serviceTable {
 		orphans: make(map[uint32]*service, len(kernel.Services)),
 	}
 	for id, k := range kernel.Services {
-		s := &service{id: id, revision: k.Revision, slots: k.Backends, counted: int(k.Slots)}
+		s := &service{id: id, row: k.Row, slots: k.Backends, counted: int(k.Row.Slots), ranges: ranges[id]}
 		t.byID[id], t.orphans[id] = s, s
 	}
-	for _, id := range kernel.Frontends {
-		if s := t.byID[id]; s != nil {
-			s.fronts++
-		}
+	for _, target := range kernel.Frontends {
+		t.count(target, 1)
 	}
 	return t
 }
@@ -56,20 +66,27 @@ func (t *serviceTable) of(row desired.Service, frontends *frontendTable) *servic
 	s := t.adopt(row, frontends)
 	if s == nil {
 		s = &service{id: t.ids.take(), counted: -1}
+		s.row.ID = s.id
 		t.byID[s.id] = s
 	}
 	t.actual[row.Name] = s
 	return s
 }
 
+// adopt finds the restored service that the row's frontends lead to. A local row has none of its own: it is found by those of
+// the other.
 func (t *serviceTable) adopt(row desired.Service, frontends *frontendTable) *service {
 	if len(t.orphans) == 0 {
 		return nil
 	}
 	for _, f := range row.Frontends {
-		id, ok := frontends.orphans[placeOf(f)]
+		target, ok := frontends.believed(placeOf(f))
 		if !ok {
 			continue
+		}
+		id := target.Service
+		if f.Local != row.Name.Local {
+			id = target.Outside
 		}
 		s := t.orphans[id]
 		if s == nil {
@@ -87,16 +104,21 @@ func (t *serviceTable) adopt(row desired.Service, frontends *frontendTable) *ser
 	return nil
 }
 
-// unref counts a frontend less that leads to the service.
-func (t *serviceTable) unref(id uint32) {
-	if s := t.byID[id]; s != nil {
-		s.fronts--
+// count counts a frontend that leads there, or, with -1, does so no more.
+func (t *serviceTable) count(target bpfmap.Target, n int) {
+	for _, id := range []uint32{target.Service, target.Outside} {
+		if s := t.byID[id]; s != nil {
+			s.fronts += n
+		}
 	}
 }
 
 // writeService writes the slots that differ, and then the service.
 func (t *Services) writeService(row desired.Service) error {
-	s := t.services.of(row, &t.frontends)
+	s := t.services.of(t.located(row), &t.frontends)
+	if err := t.addRanges(s, row.SourceRanges); err != nil {
+		return err
+	}
 	before := slices.Clone(s.slots)
 	want := arrange(s.slots, row.Backends)
 	changed := false
@@ -114,10 +136,9 @@ func (t *Services) writeService(row desired.Service) error {
 		}
 		s.slots[i] = b
 	}
-	if changed || s.counted != len(want) {
+	if changed || s.counted != len(want) || s.row.Affinity != row.Affinity || s.row.Silent != row.Silent {
 		s.counted = -1
-		s.revision++
-		if err := t.maps.PutService(s.id, uint32(len(want)), s.revision); err != nil {
+		if err := t.maps.PutService(s.next(row, len(want))); err != nil {
 			return err
 		}
 		s.counted = len(want)
@@ -125,6 +146,65 @@ func (t *Services) writeService(row desired.Service) error {
 	t.reportRemoved(before, row.Backends)
 	// Only now that nobody looks there any more.
 	return t.deleteSlots(s, len(want))
+}
+
+// located gives a local row the frontends by which the kernel knows it: those of the other.
+func (t *Services) located(row desired.Service) desired.Service {
+	if row.Name.Local {
+		all := row.Name
+		all.Local = false
+		row.Frontends = t.desired[all].Frontends
+	}
+	return row
+}
+
+// next is the row to write now that a service has so many slots.
+func (s *service) next(row desired.Service, slots int) bpfmap.ServiceRow {
+	s.row.Slots, s.row.Affinity, s.row.Silent = uint32(slots), row.Affinity, row.Silent
+	s.row.Revision++
+	return s.row
+}
+
+// addRanges writes the sources that are new. The others go once no frontend asks for them: see dropRanges.
+func (t *Services) addRanges(s *service, want []netip.Prefix) error {
+	for _, r := range want {
+		if slices.Contains(s.ranges, r) {
+			continue
+		}
+		if err := t.maps.PutSourceRange(s.id, r); err != nil {
+			return err
+		}
+		s.ranges = append(s.ranges, r)
+	}
+	delete(t.ranged, s)
+	if len(s.ranges) > len(want) {
+		t.ranged[s] = want
+	}
+	return nil
+}
+
+// dropRanges deletes the sources that are not wanted any more.
+func (t *Services) dropRanges(errs *failures) {
+	for s, want := range t.ranged {
+		if err := t.keepRanges(s, want); err != nil {
+			errs.add(fmt.Errorf("source ranges of service id %d: %w", s.id, err))
+			continue
+		}
+		delete(t.ranged, s)
+	}
+}
+
+func (t *Services) keepRanges(s *service, want []netip.Prefix) error {
+	for _, r := range slices.Clone(s.ranges) {
+		if slices.Contains(want, r) {
+			continue
+		}
+		if err := t.maps.DeleteSourceRange(s.id, r); err != nil {
+			return err
+		}
+		s.ranges = slices.DeleteFunc(s.ranges, func(p netip.Prefix) bool { return p == r })
+	}
+	return nil
 }
 
 // reportRemoved tells of the UDP backends that are in before but not in now. No new flow chooses them any more.
@@ -178,6 +258,10 @@ func (t *Services) erase(s *service) error {
 	if err := t.deleteSlots(s, 0); err != nil {
 		return err
 	}
+	if err := t.keepRanges(s, nil); err != nil {
+		return err
+	}
+	delete(t.ranged, s)
 	delete(t.services.byID, s.id)
 	delete(t.services.orphans, s.id)
 	t.services.ids.give(s.id)

@@ -17,53 +17,70 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
 // View is what the translation of Services depends on besides the objects of one Service.
 type View struct {
-	// ClusterDNS is the cluster's DNS address. Whatever its EndpointSlices say, the Service that has it leads to DNS, the
-	// server on this node: a look-up never leaves the node and works while the API server is away.
-	ClusterDNS netip.Addr
-	DNS        netip.AddrPort
+	// NodeName is this node, Zone its zone; empty: it is in none.
+	NodeName, Zone string
+	// DNS leads from the cluster's DNS addresses to the server on this node. Whatever its EndpointSlices say, the Service that has
+	// such an address leads there: a look-up never leaves the node and works while the API server is away.
+	DNS map[netip.Addr]netip.AddrPort
 }
 
-// Service returns a row for each port of a Service that has cluster IPs, sorted by name. slices are its EndpointSlices in any
-// order.
+// Service returns the rows of a Service that has cluster IPs, sorted by name: for each port and family one with all backends,
+// and where a traffic policy asks for it another with those of this node. slices are its EndpointSlices in any order.
 func Service(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, view View) []desired.Service {
-	clusterIP, ok := clusterIPv4(svc)
-	if !ok {
-		return nil
-	}
-	rows := make([]desired.Service, 0, len(svc.Spec.Ports))
-	for i := range svc.Spec.Ports {
-		port := &svc.Spec.Ports[i]
-		protocol, ok := protocolOf(port.Protocol)
-		if !ok {
-			continue
+	var rows []desired.Service
+	for _, clusterIP := range clusterIPs(svc) {
+		for i := range svc.Spec.Ports {
+			port := &svc.Spec.Ports[i]
+			if protocol, ok := protocolOf(port.Protocol); ok {
+				rows = append(rows, portRows(svc, port, clusterIP, protocol, endpointSlices, view)...)
+			}
 		}
-		row := desired.Service{
-			Name:      desired.PortName{Namespace: svc.Namespace, Service: svc.Name, Port: port.Name},
-			Frontends: frontends(svc, port, clusterIP, protocol),
-		}
-		if clusterIP == view.ClusterDNS {
-			row.Backends = []desired.Backend{{Address: view.DNS, Protocol: protocol}}
-		} else {
-			row.Backends = backends(endpointSlices, port.Name, port.Protocol, protocol)
-		}
-		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b desired.Service) int { return a.Name.Compare(b.Name) })
 	return rows
 }
 
-// clusterIPv4 returns the Service's IPv4 cluster IP. Headless Services and external names have none: there is nothing to
-// balance.
-func clusterIPv4(svc *corev1.Service) (netip.Addr, bool) {
-	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Labels[labelProxyName] != "" {
-		return netip.Addr{}, false
+// portRows returns the rows of one port in the family of a cluster IP.
+func portRows(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, protocol desired.Protocol, endpointSlices []*discoveryv1.EndpointSlice, view View) []desired.Service {
+	row := desired.Service{
+		Name:      desired.PortName{Namespace: svc.Namespace, Service: svc.Name, Port: port.Name, V6: clusterIP.Is6()},
+		Frontends: frontends(svc, port, clusterIP, protocol),
+		Affinity:  affinity(svc),
 	}
+	if dns, ok := view.DNS[clusterIP]; ok {
+		row.Backends = []desired.Backend{{Address: dns, Protocol: protocol}}
+		for i := range row.Frontends {
+			row.Frontends[i].Local, row.Frontends[i].LocalOutside = false, false
+		}
+		return []desired.Service{row}
+	}
+	if slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Restricted }) {
+		row.SourceRanges = sourceRanges(svc, clusterIP.Is6())
+	}
+	all := endpointsOf(endpointSlices, port, clusterIP.Is6(), view)
+	row.Backends = backends(all.cluster(view), protocol)
+	if !slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Local || f.LocalOutside }) {
+		return []desired.Service{row}
+	}
+	local := desired.Service{Name: row.Name, Affinity: row.Affinity, Backends: backends(all.local(), protocol), Silent: all.any()}
+	local.Name.Local = true
+	return []desired.Service{row, local}
+}
+
+// clusterIPs returns the Service's cluster IPs, at most one of each family. Headless Services and external names have none: there
+// is nothing to balance.
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Labels[labelProxyName] != "" {
+		return nil
+	}
+	var list []netip.Addr
 	for _, s := range append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...) {
-		if addr, err := netip.ParseAddr(s); err == nil && addr.Is4() {
-			return addr, true
+		addr, err := netip.ParseAddr(s)
+		if err == nil && !slices.ContainsFunc(list, func(a netip.Addr) bool { return a.Is6() == addr.Is6() }) {
+			list = append(list, addr)
 		}
 	}
-	return netip.Addr{}, false
+	return list
 }
 
 func protocolOf(p corev1.Protocol) (desired.Protocol, bool) {
@@ -76,17 +93,53 @@ func protocolOf(p corev1.Protocol) (desired.Protocol, bool) {
 	return 0, false
 }
 
-// frontends lists where one port of a Service answers, sorted, each address once: the cluster IP wins over an external IP that
-// repeats it, so that the row says what it is.
+// affinity returns how many seconds a client stays with its backend.
+func affinity(svc *corev1.Service) uint32 {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil && *c.ClientIP.TimeoutSeconds > 0 {
+		return uint32(*c.ClientIP.TimeoutSeconds)
+	}
+	return uint32(corev1.DefaultClientIPServiceAffinitySeconds)
+}
+
+// sourceRanges returns who may use the load-balancer addresses of a family, sorted, each once.
+func sourceRanges(svc *corev1.Service, v6 bool) []netip.Prefix {
+	var list []netip.Prefix
+	for _, s := range svc.Spec.LoadBalancerSourceRanges {
+		if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is6() == v6 {
+			list = append(list, p.Masked())
+		}
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
+}
+
+// frontends lists where one port of a Service answers in the family of its cluster IP, sorted, each address once: the cluster IP
+// wins over an external IP that repeats it, so that the row says what it is.
+//
+// Clients in the cluster that use one of the other addresses get all backends, whatever the external policy: they are no
+// traffic from outside.
 func frontends(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Addr, protocol desired.Protocol) []desired.Frontend {
 	number := uint16(port.Port)
+	internal := svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	external := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	list := make([]desired.Frontend, 0, 2)
 	add := func(addr netip.Addr, number uint16, kind desired.Kind) {
-		list = append(list, desired.Frontend{Address: netip.AddrPortFrom(addr, number), Protocol: protocol, Kind: kind})
+		if addr.Is6() == clusterIP.Is6() {
+			list = append(list, desired.Frontend{
+				Address: netip.AddrPortFrom(addr, number), Protocol: protocol, Kind: kind,
+				LocalOutside: external,
+				Restricted:   kind == desired.LoadBalancer && len(svc.Spec.LoadBalancerSourceRanges) > 0,
+			})
+		}
 	}
-	add(clusterIP, number, desired.ClusterIP)
+	list = append(list, desired.Frontend{
+		Address: netip.AddrPortFrom(clusterIP, number), Protocol: protocol, Kind: desired.ClusterIP, Local: internal, LocalOutside: internal,
+	})
 	for _, s := range svc.Spec.ExternalIPs {
-		if addr, err := netip.ParseAddr(s); err == nil && addr.Is4() {
+		if addr, err := netip.ParseAddr(s); err == nil {
 			add(addr, number, desired.ExternalIP)
 		}
 	}
@@ -96,87 +149,18 @@ func frontends(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Ad
 			if ingress.IPMode != nil && *ingress.IPMode != corev1.LoadBalancerIPModeVIP {
 				continue
 			}
-			if addr, err := netip.ParseAddr(ingress.IP); err == nil && addr.Is4() {
+			if addr, err := netip.ParseAddr(ingress.IP); err == nil {
 				add(addr, number, desired.LoadBalancer)
 			}
 		}
 	}
 	if port.NodePort != 0 && (svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer) {
-		add(desired.AnyLocal, uint16(port.NodePort), desired.NodePort)
+		any := desired.AnyLocal
+		if clusterIP.Is6() {
+			any = desired.AnyLocal6
+		}
+		add(any, uint16(port.NodePort), desired.NodePort)
 	}
 	slices.SortStableFunc(list, desired.Frontend.Compare)
 	return slices.CompactFunc(list, func(a, b desired.Frontend) bool { return a.Compare(b) == 0 })
-}
-
-// backends lists the endpoints of one port that may take new connections, sorted, each once: the ready ones or, when there are
-// none, those that terminate but still serve, which is better than refusing (KEP-1669).
-func backends(endpointSlices []*discoveryv1.EndpointSlice, name string, apiProtocol corev1.Protocol, protocol desired.Protocol) []desired.Backend {
-	var ready, terminating []desired.Backend
-	for _, slice := range endpointSlices {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		number, ok := portOf(slice, name, apiProtocol)
-		if !ok {
-			continue
-		}
-		for i := range slice.Endpoints {
-			e := &slice.Endpoints[i]
-			list := &ready
-			if !isReady(&e.Conditions) {
-				if !isServingWhileTerminating(&e.Conditions) {
-					continue
-				}
-				list = &terminating
-			}
-			// All addresses of one endpoint are the same process; the API keeps one.
-			if len(e.Addresses) == 0 {
-				continue
-			}
-			if addr, err := netip.ParseAddr(e.Addresses[0]); err == nil && addr.Is4() {
-				*list = append(*list, desired.Backend{Address: netip.AddrPortFrom(addr, number), Protocol: protocol})
-			}
-		}
-	}
-	list := ready
-	if len(list) == 0 {
-		list = terminating
-	}
-	slices.SortFunc(list, desired.Backend.Compare)
-	return slices.Compact(list)
-}
-
-// portOf finds the number that a slice gives to a named port. A port without a number stands for all ports and cannot be
-// balanced to.
-func portOf(slice *discoveryv1.EndpointSlice, name string, protocol corev1.Protocol) (uint16, bool) {
-	for i := range slice.Ports {
-		p := &slice.Ports[i]
-		if p.Port == nil || *p.Port <= 0 || *p.Port > 65535 {
-			continue
-		}
-		if deref(p.Name, "") == name && deref(p.Protocol, corev1.ProtocolTCP) == orTCP(protocol) {
-			return uint16(*p.Port), true
-		}
-	}
-	return 0, false
-}
-
-func isReady(c *discoveryv1.EndpointConditions) bool { return deref(c.Ready, true) }
-
-func isServingWhileTerminating(c *discoveryv1.EndpointConditions) bool {
-	return deref(c.Serving, deref(c.Ready, true)) && deref(c.Terminating, false)
-}
-
-func orTCP(p corev1.Protocol) corev1.Protocol {
-	if p == "" {
-		return corev1.ProtocolTCP
-	}
-	return p
-}
-
-func deref[T any](p *T, missing T) T {
-	if p == nil {
-		return missing
-	}
-	return *p
 }

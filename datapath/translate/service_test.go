@@ -18,8 +18,11 @@ import (
 )
 
 var view = View{
-	ClusterDNS: netip.MustParseAddr("10.96.0.10"),
-	DNS:        netip.MustParseAddrPort("10.244.0.1:53"),
+	NodeName: "here", Zone: "east",
+	DNS: map[netip.Addr]netip.AddrPort{
+		netip.MustParseAddr("10.96.0.10"): netip.MustParseAddrPort("10.244.0.1:53"),
+		netip.MustParseAddr("fd00:96::a"): netip.MustParseAddrPort("[fd00:244::1]:53"),
+	},
 }
 
 // TestService reads every file of testdata/service: the objects of one Service as YAML documents, then after a line of
@@ -74,10 +77,28 @@ func format(rows []desired.Service) string {
 	for _, r := range rows {
 		fmt.Fprintf(&b, "%s\n", r.Name)
 		for _, f := range r.Frontends {
-			fmt.Fprintf(&b, "  at %s/%s %s\n", f.Address, f.Protocol, f.Kind)
+			fmt.Fprintf(&b, "  at %s/%s %s", f.Address, f.Protocol, f.Kind)
+			for _, flag := range []struct {
+				set  bool
+				name string
+			}{{f.Local, "local"}, {f.LocalOutside, "local-outside"}, {f.Restricted, "restricted"}} {
+				if flag.set {
+					fmt.Fprintf(&b, " %s", flag.name)
+				}
+			}
+			b.WriteByte('\n')
 		}
 		for _, e := range r.Backends {
 			fmt.Fprintf(&b, "  to %s/%s\n", e.Address, e.Protocol)
+		}
+		if r.Affinity > 0 {
+			fmt.Fprintf(&b, "  affinity %d\n", r.Affinity)
+		}
+		if r.Silent {
+			b.WriteString("  silent\n")
+		}
+		for _, p := range r.SourceRanges {
+			fmt.Fprintf(&b, "  for %s\n", p)
 		}
 	}
 	return b.String()

@@ -83,14 +83,21 @@ func testNode(tb testing.TB) *load.Objects {
 
 // live follows a packet's life on a node of its own, and its twin's of IPv6.
 func live(t *testing.T, name string, life []hop) {
+	liveOn(t, name, func(*testing.T, *load.Objects) {}, life)
+}
+
+// liveOn does so on nodes that prepare has been at.
+func liveOn(t *testing.T, name string, prepare func(*testing.T, *load.Objects), life []hop) {
 	t.Run(name+" v4", func(t *testing.T) {
 		o := testNode(t)
+		prepare(t, o)
 		for _, h := range life {
 			h.check(t, o)
 		}
 	})
 	t.Run(name+" v6", func(t *testing.T) {
 		o := testNode(t)
+		prepare(t, o)
 		for _, h := range life {
 			h.in = h.in.six()
 			if h.out != nil {
