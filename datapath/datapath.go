@@ -107,7 +107,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	if err := d.openMaps(); err != nil {
 		return nil, err
 	}
-	services, err := newServices(cfg, d.maps, d.flows, d.nodes)
+	services, err := newServices(cfg, d.maps, d.flows, d.nodes, d.isSynced)
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +230,15 @@ func (d *Datapath) Retain(ctx context.Context, uids []string) error { return d.p
 
 // Synced is closed when the kernel has every Service that the API had at start, and nothing else.
 func (d *Datapath) Synced() <-chan struct{} { return d.synced }
+
+func (d *Datapath) isSynced() bool {
+	select {
+	case <-d.synced:
+		return true
+	default:
+		return false
+	}
+}
 
 // Maps gives read access to the kernel's tables. They belong to d.
 func (d *Datapath) Maps() *bpfmap.Maps { return d.maps }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/health"
 	"github.com/skep-io/skep/datapath/observe"
 	"github.com/skep-io/skep/datapath/reconcile"
 	"github.com/skep-io/skep/datapath/translate"
@@ -42,6 +43,7 @@ type services struct {
 	slices    cache.Indexer
 	nodes     corelisters.NodeLister
 	table     *reconcile.Services
+	health    *health.Server
 	remote    *nodes
 	latency   *observe.Latency
 	logger    *slog.Logger
@@ -59,7 +61,7 @@ type services struct {
 	nodesDirty bool
 }
 
-func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nodes) (*services, error) {
+func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nodes, ready func() bool) (*services, error) {
 	table, err := reconcile.Restore(m, flows.ForgetBackend)
 	if err != nil {
 		return nil, err
@@ -72,6 +74,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nod
 		nodes:     cfg.Informers.Core().V1().Nodes().Lister(),
 		slices:    cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
 		table:     table,
+		health:    health.NewServer(ready, cfg.Logger),
 		remote:    remote,
 		latency:   observe.NewLatency(),
 		logger:    cfg.Logger,
@@ -139,6 +142,13 @@ func (s *services) mark(owner reconcile.Owner) {
 	s.signal()
 }
 
+// again marks a Service for the next retry, without waking anybody for it.
+func (s *services) again(owner reconcile.Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirty[owner] = struct{}{}
+}
+
 func (s *services) markNodes() {
 	s.mu.Lock()
 	s.nodesDirty = true
@@ -156,6 +166,7 @@ func (s *services) signal() {
 // run does the work until ctx ends. It writes nothing before every source has synced: a Service whose slices have not come yet
 // looks like one without endpoints, and the kernel still has the right ones from before.
 func (s *services) run(ctx context.Context, synced chan<- struct{}) {
+	defer s.health.Close()
 	s.informers.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), s.handlers...) {
 		return
@@ -207,7 +218,12 @@ func (s *services) apply(pruned *bool) error {
 		}
 	}
 	for owner := range dirty {
-		s.table.Set(owner, s.translate(owner))
+		rows, err := s.translate(owner)
+		s.table.Set(owner, rows)
+		if err != nil {
+			errs = append(errs, err)
+			s.again(owner)
+		}
 	}
 	if err := errors.Join(append(errs, s.table.Apply())...); err != nil {
 		return err
@@ -224,12 +240,13 @@ func (s *services) apply(pruned *bool) error {
 	return nil
 }
 
-// translate returns the rows that one Service object asks for. Listers and indexes read memory, and know but one error: that
-// the object is not there, and so asks for nothing.
-func (s *services) translate(owner reconcile.Owner) []desired.Service {
+// translate returns the rows that one Service object asks for, and has its health answered for. Listers and indexes read memory,
+// and know but one error: that the object is not there, and so asks for nothing.
+func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
 	svc, err := s.services.Services(owner.Namespace).Get(owner.Name)
 	if err != nil {
-		return nil
+		s.health.Remove(owner.Namespace, owner.Name)
+		return nil, nil
 	}
 	objects, err := s.slices.ByIndex(indexByService, owner.Namespace+"/"+owner.Name)
 	if err != nil {
@@ -241,7 +258,13 @@ func (s *services) translate(owner reconcile.Owner) []desired.Service {
 			slices = append(slices, slice)
 		}
 	}
-	return translate.Service(svc, slices, s.view)
+	rows := translate.Service(svc, slices, s.view)
+	port, local, ok := translate.Health(svc, slices, s.view)
+	if !ok {
+		s.health.Remove(owner.Namespace, owner.Name)
+		return rows, nil
+	}
+	return rows, s.health.Set(health.Service{Namespace: owner.Namespace, Name: owner.Name, Port: port, Local: local})
 }
 
 // addAll adds every Service, for all depend on where this node is.

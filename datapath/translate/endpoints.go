@@ -93,6 +93,26 @@ func (l endpoints) local() endpoints {
 	return l.where(func(e endpoint) bool { return e.local })
 }
 
+// Health returns where load balancers ask about a Service, and how many endpoints on this node take connections; false: nowhere.
+func Health(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, view View) (port uint16, local int, ok bool) {
+	if svc.Spec.HealthCheckNodePort <= 0 || svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return 0, 0, false
+	}
+	seen := map[netip.Addr]bool{}
+	for i := range svc.Spec.Ports {
+		for _, v6 := range []bool{false, true} {
+			for _, e := range endpointsOf(endpointSlices, &svc.Spec.Ports[i], v6, view) {
+				// Those that terminate are left out, for the balancer to go elsewhere in time (KEP-1669).
+				if e.ready && e.local && !seen[e.address.Addr()] {
+					seen[e.address.Addr()] = true
+					local++
+				}
+			}
+		}
+	}
+	return uint16(svc.Spec.HealthCheckNodePort), local, true
+}
+
 func (l endpoints) where(is func(endpoint) bool) endpoints {
 	var list endpoints
 	for _, e := range l {
