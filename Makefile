@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export CGO_ENABLED := 0
 
-.PHONY: up down demo deps test-deps build generate generated lint test unit e2e bench
+.PHONY: up down demo deps test-deps build generate generated lint test test-kernels unit e2e bench
 
 ## up: install what is missing, build, start a node, run the demo
 up: deps build
@@ -46,6 +46,12 @@ e2e: build
 ## test: everything that CI checks
 test: deps test-deps build generated lint unit e2e
 	@echo 'all tests passed'
+
+## test-kernels: load every BPF program and run the tests of packets and devices on kernels 5.10, 6.1 and 6.12 of Debian, in QEMU,
+## and on this machine's; two tables (about 5 minutes; KERNELS='5.10 host' chooses)
+test-kernels:
+	@test/deps kernels
+	test/kernel/run $(KERNELS)
 
 ## bench: the benchmarks against the node that runs
 bench: build

@@ -6,7 +6,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/load"
 )
 
@@ -39,28 +38,5 @@ func TestOpenTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Close()
-	}
-}
-
-// TestVerifierHasRoom keeps the programs far below the million instructions that the verifier follows: older kernels forget
-// less of what they have seen, and follow more.
-func TestVerifierHasRoom(t *testing.T) {
-	o, err := load.Open(config(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer o.Close()
-	for _, name := range []string{abi.ProgFromPod, abi.ProgToPod, abi.ProgFromNet, abi.ProgToNet, abi.ProgConnect4, abi.ProgSendmsg4} {
-		info, err := o.Program(name).Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Kernels before 5.16 do not tell.
-		if n, ok := info.VerifiedInstructions(); ok {
-			t.Logf("%s: %d", name, n)
-			if n > 100_000 {
-				t.Errorf("%s: the verifier followed %d instructions", name, n)
-			}
-		}
 	}
 }
