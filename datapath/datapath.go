@@ -80,6 +80,7 @@ type Datapath struct {
 	objects *load.Objects
 	maps    *bpfmap.Maps
 	flows   *reconcile.Flows
+	sockets *reconcile.Sockets
 	nodes   *nodes
 	pods    *podnet.Manager
 	synced  chan struct{}
@@ -107,7 +108,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	if err := d.openMaps(); err != nil {
 		return nil, err
 	}
-	services, err := newServices(cfg, d.maps, d.flows, d.nodes, d.isSynced)
+	services, err := newServices(cfg, d.maps, d.flows, d.sockets, d.nodes, d.isSynced)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +135,14 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	}
 	d.done.Go(func() { d.watchHost(ctx, host) })
 	d.done.Go(func() { d.flows.Run(ctx) })
+	d.done.Go(func() { d.sockets.Run(ctx) })
 	d.done.Go(func() { d.reconnect(ctx) })
 	return d, nil
+}
+
+// visit is there before the pods are: sockets are reset once both are.
+func (d *Datapath) visit(wanted func(cookie uint64) bool, fn func() error) error {
+	return d.pods.Visit(wanted, fn)
 }
 
 // reconnect gives the pods that are there the programs at hand, after which those of the process before have no work left.
@@ -167,6 +174,7 @@ func (d *Datapath) openMaps() (err error) {
 		return err
 	}
 	d.flows = reconcile.NewFlows(d.maps, d.cfg.Logger)
+	d.sockets = reconcile.NewSockets(d.maps, d.visit, d.cfg.Logger)
 	d.nodes, err = newNodes(d.cfg, d.maps)
 	return err
 }

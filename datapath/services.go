@@ -44,6 +44,7 @@ type services struct {
 	nodes     corelisters.NodeLister
 	table     *reconcile.Services
 	health    *health.Server
+	sockets   *reconcile.Sockets
 	remote    *nodes
 	latency   *observe.Latency
 	logger    *slog.Logger
@@ -57,11 +58,12 @@ type services struct {
 
 	mu         sync.Mutex
 	dirty      map[reconcile.Owner]struct{}
-	since      time.Time // of the oldest mark that was not taken yet
+	lost       map[reconcile.Owner][]desired.Backend // to which sockets may be stuck
+	since      time.Time                             // of the oldest mark that was not taken yet
 	nodesDirty bool
 }
 
-func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nodes, ready func() bool) (*services, error) {
+func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *reconcile.Sockets, remote *nodes, ready func() bool) (*services, error) {
 	table, err := reconcile.Restore(m, flows.ForgetBackend)
 	if err != nil {
 		return nil, err
@@ -74,12 +76,14 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, remote *nod
 		nodes:     cfg.Informers.Core().V1().Nodes().Lister(),
 		slices:    cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
 		table:     table,
+		sockets:   sockets,
 		health:    health.NewServer(ready, cfg.Logger),
 		remote:    remote,
 		latency:   observe.NewLatency(),
 		logger:    cfg.Logger,
 		wake:      make(chan struct{}, 1),
 		dirty:     map[reconcile.Owner]struct{}{},
+		lost:      map[reconcile.Owner][]desired.Backend{},
 	}
 	return s, s.subscribe()
 }
@@ -98,8 +102,8 @@ func (s *services) subscribe() error {
 			}
 		},
 		slices: func(obj any) {
-			if slice, ok := obj.(*discoveryv1.EndpointSlice); ok && slice.Labels[discoveryv1.LabelServiceName] != "" {
-				s.mark(reconcile.Owner{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]})
+			if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+				s.markSlice(slice)
 			}
 		},
 		s.informers.Core().V1().Nodes().Informer(): func(any) { s.markNodes() },
@@ -107,11 +111,12 @@ func (s *services) subscribe() error {
 	for informer, mark := range marks {
 		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    mark,
-			UpdateFunc: func(before, after any) { mark(before); mark(after) },
+			UpdateFunc: func(before, after any) { s.lose(before, after); mark(before); mark(after) },
 			DeleteFunc: func(obj any) {
 				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 					obj = gone.Obj
 				}
+				s.lose(obj, nil)
 				mark(obj)
 			},
 		})
@@ -130,6 +135,34 @@ func serviceKeys(obj any) ([]string, error) {
 		return nil, nil
 	}
 	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+}
+
+func (s *services) markSlice(slice *discoveryv1.EndpointSlice) {
+	if owner, ok := ownerOf(slice); ok {
+		s.mark(owner)
+	}
+}
+
+func ownerOf(slice *discoveryv1.EndpointSlice) (reconcile.Owner, bool) {
+	name := slice.Labels[discoveryv1.LabelServiceName]
+	return reconcile.Owner{Namespace: slice.Namespace, Name: name}, name != ""
+}
+
+// lose notes the backends that went with a change of a slice.
+func (s *services) lose(before, after any) {
+	was, ok := before.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return
+	}
+	is, _ := after.(*discoveryv1.EndpointSlice)
+	owner, ok := ownerOf(was)
+	lost := translate.Lost(was, is)
+	if !ok || len(lost) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost[owner] = append(s.lost[owner], lost...)
 }
 
 func (s *services) mark(owner reconcile.Owner) {
@@ -198,8 +231,8 @@ func (s *services) run(ctx context.Context, synced chan<- struct{}) {
 // apply brings the kernel up to date with what was marked and with what failed before.
 func (s *services) apply(pruned *bool) error {
 	s.mu.Lock()
-	dirty, nodesDirty, since := s.dirty, s.nodesDirty, s.since
-	s.dirty, s.nodesDirty = map[reconcile.Owner]struct{}{}, false
+	dirty, lost, nodesDirty, since := s.dirty, s.lost, s.nodesDirty, s.since
+	s.dirty, s.lost, s.nodesDirty = map[reconcile.Owner]struct{}{}, map[reconcile.Owner][]desired.Backend{}, false
 	s.mu.Unlock()
 
 	var errs []error
@@ -217,6 +250,10 @@ func (s *services) apply(pruned *bool) error {
 			errs = append(errs, err)
 		}
 	}
+	ids := map[reconcile.Owner][]uint32{}
+	for owner := range lost {
+		ids[owner] = s.table.IDs(owner)
+	}
 	for owner := range dirty {
 		rows, err := s.translate(owner)
 		s.table.Set(owner, rows)
@@ -225,7 +262,11 @@ func (s *services) apply(pruned *bool) error {
 			s.again(owner)
 		}
 	}
-	if err := errors.Join(append(errs, s.table.Apply())...); err != nil {
+	errs = append(errs, s.table.Apply())
+	for owner, backends := range lost {
+		s.reset(owner, ids[owner], backends)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	if len(dirty) > 0 {
@@ -240,14 +281,21 @@ func (s *services) apply(pruned *bool) error {
 	return nil
 }
 
-// translate returns the rows that one Service object asks for, and has its health answered for. Listers and indexes read memory,
-// and know but one error: that the object is not there, and so asks for nothing.
-func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
-	svc, err := s.services.Services(owner.Namespace).Get(owner.Name)
-	if err != nil {
-		s.health.Remove(owner.Namespace, owner.Name)
-		return nil, nil
+// reset resets the sockets that are stuck with backends which went, unless these are in another slice by now.
+func (s *services) reset(owner reconcile.Owner, ids []uint32, backends []desired.Backend) {
+	holding := map[desired.Backend]bool{}
+	for _, slice := range s.slicesOf(owner) {
+		translate.Holding(slice, holding)
 	}
+	for _, b := range backends {
+		if _, ok := holding[b]; !ok {
+			s.sockets.Reset(ids, b)
+		}
+	}
+}
+
+// slicesOf returns the EndpointSlices of a Service.
+func (s *services) slicesOf(owner reconcile.Owner) []*discoveryv1.EndpointSlice {
 	objects, err := s.slices.ByIndex(indexByService, owner.Namespace+"/"+owner.Name)
 	if err != nil {
 		s.logger.Error("index of endpoint slices", "error", err)
@@ -258,6 +306,18 @@ func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
 			slices = append(slices, slice)
 		}
 	}
+	return slices
+}
+
+// translate returns the rows that one Service object asks for, and has its health answered for. Listers and indexes read memory,
+// and know but one error: that the object is not there, and so asks for nothing.
+func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
+	svc, err := s.services.Services(owner.Namespace).Get(owner.Name)
+	if err != nil {
+		s.health.Remove(owner.Namespace, owner.Name)
+		return nil, nil
+	}
+	slices := s.slicesOf(owner)
 	rows := translate.Service(svc, slices, s.view)
 	port, local, ok := translate.Health(svc, slices, s.view)
 	if !ok {

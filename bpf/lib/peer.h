@@ -18,6 +18,9 @@ struct peer {
 	__u32 service;	/* index into service */
 	__u32 slot;	/* index of the backend in the service */
 	__u32 revision; /* of the service when slot was known good */
+	__u8 proto;	/* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad[3];	/* 0 */
+	__u64 netns;	/* cookie of the socket's network namespace */
 };
 
 /* A datagram socket that is not connected may talk to many Services; the
@@ -66,10 +69,12 @@ INLINE bool peer_given(const struct peer *p, const struct addr *a, __be16 port)
 /* peer_connected remembers the peer of a connected socket. No room is no
  * error: the socket then shows the backend.
  */
-INLINE void peer_connected(struct bpf_sock_addr *ctx, const struct peer *p)
+INLINE void peer_connected(struct bpf_sock_addr *ctx, struct peer *p)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 
+	p->proto = ctx->protocol;
+	p->netns = bpf_get_netns_cookie(ctx);
 	bpf_map_update_elem(&peer, &cookie, p, BPF_ANY);
 }
 

@@ -152,6 +152,8 @@ int from_net(struct __sk_buff *skb)
 	if (!pods_contain(&p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);
+	if (!to && !node_is_local(&p->dst))
+		return flow_reject(skb, DROP_NO_ENDPOINT, PLACE_FROM_NET);
 	if (!to)
 		return TC_ACT_OK;
 	flow_track(f, c, 0, 0, to);

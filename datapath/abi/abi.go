@@ -28,6 +28,8 @@ type (
 	SlotKey = netdevSlotKey
 	// Backend is an address and port that serves.
 	Backend = netdevBackend
+	// Peer is a connected socket; its key is the socket's cookie.
+	Peer = sockPeer
 	// AffinityKey is a client of a service with affinity.
 	AffinityKey = netdevAffinityKey
 	// Affinity is the backend that such a client has.

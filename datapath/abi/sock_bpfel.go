@@ -8,9 +8,158 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type sockAddr struct {
+	_     structs.HostLayout
+	Bytes [16]uint8
+}
+
+type sockAffinity struct {
+	_    structs.HostLayout
+	Addr sockAddr
+	Port uint16
+	Pad  uint16
+	Slot uint32
+	Used uint32
+}
+
+type sockAffinityKey struct {
+	_       structs.HostLayout
+	Client  sockAddr
+	Service uint32
+}
+
+type sockBackend struct {
+	_     structs.HostLayout
+	Addr  sockAddr
+	Port  uint16
+	Flags uint16
+}
+
+type sockDatagramPeers struct {
+	_    structs.HostLayout
+	Peer [8]sockPeer
+	Next uint32
+	Last uint32
+}
+
+type sockDevice struct {
+	_           structs.HostLayout
+	Masquerade  sockAddr
+	Masquerade6 sockAddr
+}
+
+type sockDropCounter struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
+type sockDropReason uint32
+
+const (
+	sockDropReasonDROP_MALFORMED        sockDropReason = 0
+	sockDropReasonDROP_UNSUPPORTED      sockDropReason = 1
+	sockDropReasonDROP_SPOOFED          sockDropReason = 2
+	sockDropReasonDROP_NO_ENDPOINT      sockDropReason = 3
+	sockDropReasonDROP_NO_BACKEND       sockDropReason = 4
+	sockDropReasonDROP_NO_SERVICE       sockDropReason = 5
+	sockDropReasonDROP_FRAGMENT         sockDropReason = 6
+	sockDropReasonDROP_TABLE_FULL       sockDropReason = 7
+	sockDropReasonDROP_PORTS_EXHAUSTED  sockDropReason = 8
+	sockDropReasonDROP_COLLISION        sockDropReason = 9
+	sockDropReasonDROP_NO_MASQUERADE    sockDropReason = 10
+	sockDropReasonDROP_NO_LOCAL_BACKEND sockDropReason = 11
+	sockDropReasonDROP_SOURCE_RANGE     sockDropReason = 12
+	sockDropReasonDROP_NOT_SYN          sockDropReason = 13
+	sockDropReasonDROP_REWRITE          sockDropReason = 14
+	sockDropReasonDROP_REASON_COUNT     sockDropReason = 15
+)
+
+type sockFrontend struct {
+	_       structs.HostLayout
+	Service uint32
+	Outside uint32
+	Flags   uint32
+}
+
+type sockFrontendKey struct {
+	_     structs.HostLayout
+	Addr  sockAddr
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type sockNetwork struct {
+	_    structs.HostLayout
+	Addr struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Mask struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+}
+
+type sockNode struct {
+	_     structs.HostLayout
+	Flags uint32
+}
+
+type sockPeer struct {
+	_         structs.HostLayout
+	Asked     sockAddr
+	Given     sockAddr
+	AskedPort uint16
+	GivenPort uint16
+	Service   uint32
+	Slot      uint32
+	Revision  uint32
+	Proto     uint8
+	Pad       [3]uint8
+	_         [4]byte
+	Netns     uint64
+}
+
+type sockPlace uint32
+
+const (
+	sockPlacePLACE_SOCK     sockPlace = 0
+	sockPlacePLACE_FROM_POD sockPlace = 1
+	sockPlacePLACE_TO_POD   sockPlace = 2
+	sockPlacePLACE_FROM_NET sockPlace = 3
+	sockPlacePLACE_TO_NET   sockPlace = 4
+	sockPlacePLACE_COUNT    sockPlace = 5
+)
+
+type sockService struct {
+	_        structs.HostLayout
+	Backends uint32
+	Revision uint32
+	Flags    uint32
+	Affinity uint32
+	Ring     uint32
+	RingSize uint32
+}
+
+type sockSlotKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Index   uint32
+}
+
+type sockSourceRangeKey struct {
+	_       structs.HostLayout
+	Prefix  uint32
+	Service uint32
+	Source  sockAddr
+}
 
 // Names of all BPF objects in the ELF.
 //

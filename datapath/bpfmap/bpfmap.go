@@ -26,6 +26,7 @@ type Maps struct {
 	control   table[uint32, abi.Control]
 	conntrack table[abi.ConntrackKey, abi.Conntrack]
 	drop      dropTable
+	peer      table[uint64, abi.Peer]
 	// sourceRange has no values of interest.
 	sourceRange table[abi.SourceRangeKey, uint8]
 
@@ -67,7 +68,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	byName := map[string]*ebpf.Map{}
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
-		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange,
+		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapPeer,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -87,6 +88,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.device = kernelTable[uint32, abi.Device]{byName[abi.MapDevice]}
 	m.control = kernelTable[uint32, abi.Control]{byName[abi.MapControl]}
 	m.conntrack = kernelTable[abi.ConntrackKey, abi.Conntrack]{byName[abi.MapConntrack]}
+	m.peer = kernelTable[uint64, abi.Peer]{byName[abi.MapPeer]}
 	m.sourceRange = kernelTable[abi.SourceRangeKey, uint8]{byName[abi.MapSourceRange]}
 	m.drop = kernelDrops{byName[abi.MapDrop]}
 	return m, nil
@@ -108,6 +110,7 @@ func Fake(fail func(op, table string) error) *Maps {
 		device:      newMemoryTable[uint32, abi.Device](abi.MapDevice, fail),
 		control:     newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
 		conntrack:   newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
+		peer:        newMemoryTable[uint64, abi.Peer](abi.MapPeer, fail),
 		sourceRange: newMemoryTable[abi.SourceRangeKey, uint8](abi.MapSourceRange, fail),
 		drop:        noDrops{},
 		sizes:       map[string]uint32{},

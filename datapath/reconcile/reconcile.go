@@ -91,6 +91,17 @@ func (t *Services) Set(owner Owner, rows []desired.Service) {
 	t.owned[owner] = names
 }
 
+// IDs returns the ids of the services that one Service object has in the kernel.
+func (t *Services) IDs(owner Owner) []uint32 {
+	var ids []uint32
+	for _, name := range t.owned[owner] {
+		if s := t.services.actual[name]; s != nil {
+			ids = append(ids, s.id)
+		}
+	}
+	return ids
+}
+
 // Pending says whether the kernel still lacks something that was Set.
 func (t *Services) Pending() bool { return len(t.dirty)+len(t.frontends.dirty)+len(t.ranged) > 0 }
 

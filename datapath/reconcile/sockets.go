@@ -1,0 +1,164 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/desired"
+)
+
+// Visit runs fn in this node's network namespace and in those of its pods, as far as their cookies are wanted.
+type Visit func(wanted func(cookie uint64) bool, fn func() error) error
+
+// Sockets resets connected sockets that are stuck with a backend which is gone: their packets pass no hook where another one could
+// be chosen. The application learns of it (ECONNABORTED) and connects anew.
+type Sockets struct {
+	maps   *bpfmap.Maps
+	visit  Visit
+	logger *slog.Logger
+	wake   chan struct{}
+
+	mu    sync.Mutex
+	stuck map[stuck]struct{}
+}
+
+// stuck are the sockets that asked for a service and were given a backend.
+type stuck struct {
+	service uint32
+	backend desired.Backend
+}
+
+// NewSockets returns what resets sockets. Run does its work.
+func NewSockets(m *bpfmap.Maps, visit Visit, logger *slog.Logger) *Sockets {
+	return &Sockets{maps: m, visit: visit, logger: logger, wake: make(chan struct{}, 1), stuck: map[stuck]struct{}{}}
+}
+
+// Reset resets, soon, the sockets that asked for one of the services and have the backend. It is safe for concurrent use.
+func (s *Sockets) Reset(services []uint32, b desired.Backend) {
+	s.mu.Lock()
+	for _, id := range services {
+		s.stuck[stuck{id, b}] = struct{}{}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run resets sockets until ctx ends. What came meanwhile is taken together: the cost is one pass over the connected sockets.
+func (s *Sockets) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		s.mu.Lock()
+		gone := s.stuck
+		s.stuck = map[stuck]struct{}{}
+		s.mu.Unlock()
+		if n, err := s.reset(gone); err != nil {
+			s.logger.Warn("sockets stay connected to backends that are gone", "error", err)
+		} else if n > 0 {
+			s.logger.Debug("sockets were reset", "sockets", n)
+		}
+	}
+}
+
+// reset returns how many sockets there were to reset.
+func (s *Sockets) reset(gone map[stuck]struct{}) (int, error) {
+	cookies, spaces := map[uint64]struct{}{}, map[uint64]struct{}{}
+	err := s.maps.EachPeer(func(p bpfmap.Peer) bool {
+		if _, ok := gone[stuck{p.Service, p.Backend}]; ok {
+			cookies[p.Cookie], spaces[p.NetNS] = struct{}{}, struct{}{}
+		}
+		return true
+	})
+	if len(cookies) == 0 {
+		return 0, err
+	}
+	wanted := func(cookie uint64) bool {
+		_, ok := spaces[cookie]
+		return ok || cookie == 0 // the kernel does not tell
+	}
+	return len(cookies), errors.Join(err, s.visit(wanted, func() error { return destroySockets(cookies) }))
+}
+
+// destroySockets resets the sockets of the thread's network namespace that have one of the cookies.
+func destroySockets(cookies map[uint64]struct{}) error {
+	// One for all requests: there may be thousands.
+	socket, err := nl.Subscribe(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return fmt.Errorf("sock_diag: %w", err)
+	}
+	defer socket.Close()
+	handle := map[int]*nl.SocketHandle{unix.NETLINK_INET_DIAG: {Socket: socket}}
+	var errs []error
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			errs = append(errs, destroyOf(handle, family, protocol, cookies))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func destroyOf(handle map[int]*nl.SocketHandle, family, protocol uint8, cookies map[uint64]struct{}) error {
+	dump := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	dump.AddData(diagRequest{family: family, protocol: protocol, states: ^uint32(0)})
+	dump.Sockets = handle
+	messages, err := dump.Execute(unix.NETLINK_INET_DIAG, 0)
+	if err != nil {
+		return fmt.Errorf("list sockets: %w", err)
+	}
+	var errs []error
+	for _, m := range messages {
+		if len(m) < diagHead+sizeofID {
+			continue
+		}
+		id := [sizeofID]byte(m[diagHead:])
+		if _, ok := cookies[binary.NativeEndian.Uint64(id[sizeofID-8:])]; !ok {
+			continue
+		}
+		destroy := nl.NewNetlinkRequest(unix.SOCK_DESTROY, unix.NLM_F_ACK)
+		destroy.AddData(diagRequest{family: m[0], protocol: protocol, states: 1 << m[1], id: id})
+		destroy.Sockets = handle
+		// A socket that has gone by itself is as good.
+		if _, err := destroy.Execute(unix.NETLINK_INET_DIAG, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("destroy socket: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Sizes in the messages of sock_diag(7): inet_diag_msg begins with four bytes, of which family and state are the first, and
+// inet_diag_sockid, which ends with the cookie.
+const (
+	diagHead = 4
+	sizeofID = 48
+)
+
+// diagRequest is struct inet_diag_req_v2.
+type diagRequest struct {
+	family, protocol uint8
+	states           uint32
+	id               [sizeofID]byte
+}
+
+// Len and Serialize make it part of a netlink request.
+func (diagRequest) Len() int { return 8 + sizeofID }
+
+func (r diagRequest) Serialize() []byte {
+	b := make([]byte, 0, r.Len())
+	b = append(b, r.family, r.protocol, 0, 0)
+	b = binary.NativeEndian.AppendUint32(b, r.states)
+	return append(b, r.id[:]...)
+}

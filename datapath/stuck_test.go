@@ -1,0 +1,143 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestStuckSockets connects sockets of a pod and of the node to a Service by TCP and UDP, takes the backend away, and expects each
+// of them to be told; those of another backend are left alone.
+func TestStuckSockets(t *testing.T) {
+	n := startNode(t)
+	client, gone, stays := n.addPod(t, "client"), n.addPod(t, "gone"), n.addPod(t, "stays")
+	n.addService(t, "gone", "10.97.0.7", 30080, gone)
+	n.addService(t, "stays", "10.97.0.8", 30081, stays)
+	for _, p := range []pod{gone, stays} {
+		in(t, p.ns, func() error {
+			l, err := net.Listen("tcp4", fmt.Sprintf("%s:81", p.address))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+			go hold(l)
+			return nil
+		})
+	}
+	n.changeSlices(t, func(s *discoveryv1.EndpointSlice) {
+		for i := range s.Ports {
+			if s.Ports[i].Protocol != nil && *s.Ports[i].Protocol == "TCP" {
+				port := int32(81)
+				s.Ports[i].Port = &port
+			}
+		}
+	})
+	n.awaitDump(t, func(dump string) bool { return strings.Contains(dump, gone.address.String()+":81") && strings.Contains(dump, stays.address.String()+":81") })
+
+	const each = 250
+	ended := make(chan error, 4*each)
+	var kept []net.Conn
+	for _, from := range []*os.File{client.ns, nil} {
+		in(t, from, func() error {
+			for range each {
+				for _, network := range []string{"tcp4", "udp4"} {
+					c, err := net.Dial(network, "10.97.0.7:80")
+					if err != nil {
+						return err
+					}
+					t.Cleanup(func() { c.Close() })
+					go func() {
+						_, err := c.Read(make([]byte, 1))
+						ended <- err
+					}()
+				}
+			}
+			for _, network := range []string{"tcp4", "udp4"} {
+				c, err := net.Dial(network, "10.97.0.8:80")
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { c.Close() })
+				kept = append(kept, c)
+			}
+			return nil
+		})
+	}
+	setTerminating := func(s *discoveryv1.EndpointSlice) {
+		yes, no := true, false
+		for i := range s.Endpoints {
+			s.Endpoints[i].Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}
+		}
+	}
+	n.changeSlices(t, setTerminating)
+	select {
+	case err := <-ended:
+		t.Fatalf("a terminating backend lost a connection: %v", err)
+	case <-time.After(100 * time.Millisecond): // nothing is to happen
+	}
+	begun := time.Now()
+	n.changeSlicesOf(t, "gone", func(s *discoveryv1.EndpointSlice) { s.Endpoints = nil })
+	for i := range 4 * each {
+		select {
+		case err := <-ended:
+			if err == nil || err == io.EOF {
+				t.Fatalf("a socket ended with %v, want an error", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d of %d sockets are stuck", 4*each-i, 4*each)
+		}
+	}
+	t.Logf("%d sockets were reset within %v of the event", 4*each, time.Since(begun))
+	for _, c := range kept {
+		if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+			t.Errorf("%s to a backend that stays: %v", c.RemoteAddr().Network(), err)
+		}
+	}
+}
+
+// hold accepts connections and says nothing.
+func hold(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			io.Copy(io.Discard, c)
+		}()
+	}
+}
+
+// changeSlices changes all EndpointSlices, changeSlicesOf those of one Service.
+func (n *node) changeSlices(t *testing.T, change func(*discoveryv1.EndpointSlice)) {
+	t.Helper()
+	n.changeSlicesOf(t, "", change)
+}
+
+func (n *node) changeSlicesOf(t *testing.T, service string, change func(*discoveryv1.EndpointSlice)) {
+	t.Helper()
+	slices := n.client.DiscoveryV1().EndpointSlices("default")
+	list, err := slices.List(context.Background(), metav1.ListOptions{})
+	must(t, err)
+	for i := range list.Items {
+		s := &list.Items[i]
+		if service != "" && s.Labels[discoveryv1.LabelServiceName] != service {
+			continue
+		}
+		change(s)
+		_, err := slices.Update(context.Background(), s, metav1.UpdateOptions{})
+		must(t, err)
+	}
+}
