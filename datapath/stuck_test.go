@@ -40,7 +40,9 @@ func TestStuckSockets(t *testing.T) {
 			}
 		}
 	})
-	n.awaitDump(t, func(dump string) bool { return strings.Contains(dump, gone.address.String()+":81") && strings.Contains(dump, stays.address.String()+":81") })
+	n.awaitDump(t, func(dump string) bool {
+		return strings.Contains(dump, gone.address.String()+":81") && strings.Contains(dump, stays.address.String()+":81")
+	})
 
 	const each = 250
 	ended := make(chan error, 4*each)

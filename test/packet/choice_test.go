@@ -39,6 +39,14 @@ func change(t *testing.T, o *load.Objects, alter func(v6 bool, f *abi.Frontend, 
 	}
 }
 
+// liveOn follows a packet's life on a node that prepare has been at.
+func liveOn(t *testing.T, name string, prepare func(*testing.T, *load.Objects), life []hop) {
+	t.Helper()
+	o := testNode(t)
+	prepare(t, o)
+	live(t, o, name, life)
+}
+
 // TestTrafficPolicy: clients outside get the backends that are for them, and nothing at all where only other nodes have some.
 func TestTrafficPolicy(t *testing.T) {
 	const none = 500 // the id of a service that has never been written: without backends

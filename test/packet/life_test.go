@@ -81,23 +81,16 @@ func testNode(tb testing.TB) *load.Objects {
 	return o
 }
 
-// live follows a packet's life on a node of its own, and its twin's of IPv6.
-func live(t *testing.T, name string, life []hop) {
-	liveOn(t, name, func(*testing.T, *load.Objects) {}, life)
-}
-
-// liveOn does so on nodes that prepare has been at.
-func liveOn(t *testing.T, name string, prepare func(*testing.T, *load.Objects), life []hop) {
+// live follows a packet's life, and its twin's of IPv6, on a node that no packet has passed.
+func live(t *testing.T, o *load.Objects, name string, life []hop) {
 	t.Run(name+" v4", func(t *testing.T) {
-		o := testNode(t)
-		prepare(t, o)
+		forget(t, o)
 		for _, h := range life {
 			h.check(t, o)
 		}
 	})
 	t.Run(name+" v6", func(t *testing.T) {
-		o := testNode(t)
-		prepare(t, o)
+		forget(t, o)
 		for _, h := range life {
 			h.in = h.in.six()
 			if h.out != nil {
@@ -134,6 +127,24 @@ func drops(tb testing.TB, o *load.Objects, reason int) (n uint64) {
 		}
 	}
 	return n
+}
+
+// forget empties the maps that packets fill.
+func forget(t *testing.T, o *load.Objects) {
+	t.Helper()
+	for _, name := range []string{abi.MapConntrack, abi.MapFragment, abi.MapAffinity} {
+		m := o.Map(name)
+		var keys [][]byte
+		var key, value []byte
+		for rows := m.Iterate(); rows.Next(&key, &value); {
+			keys = append(keys, append([]byte(nil), key...))
+		}
+		for _, key := range keys {
+			if err := m.Delete(key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 func (h hop) check(t *testing.T, o *load.Objects) {

@@ -202,8 +202,9 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgFromNet, fromOut(expiring(udpFrame(out, b))), pass),
 		}},
 	}
+	o := testNode(t)
 	for _, r := range rows {
-		live(t, r.name, r.life)
+		live(t, o, r.name, r.life)
 	}
 }
 

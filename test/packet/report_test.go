@@ -114,8 +114,9 @@ func TestReports(t *testing.T) {
 			to(abi.ProgFromNet, fromOut(cut(report(expired, hopIP, nodeIP, tcpFrame(snat, out, syn)), 30)), pass),
 		}},
 	}
+	o := testNode(t)
 	for _, r := range rows {
-		live(t, r.name, r.life)
+		live(t, o, r.name, r.life)
 	}
 }
 
