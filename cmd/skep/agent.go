@@ -150,12 +150,15 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 }
 
 func (n *node) startDNS(ctx context.Context, factory informers.SharedInformerFactory, objects *cluster.Objects, address netip.AddrPort) error {
-	upstreams, err := forward.Upstreams("/etc/resolv.conf", address.Addr())
+	upstreams, err := forward.FromResolvConf("/etc/resolv.conf", address.Addr())
 	if err != nil {
 		n.logger.Warn("names outside the cluster cannot be resolved", "error", err)
 	}
-	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: cluster.NewZone(defaultDomain, objects), Upstreams: upstreams,
-		Logger: n.logger.With("component", "dns")})
+	zone, err := cluster.NewZone(cluster.Config{Domain: defaultDomain, Objects: objects, Reverse: []netip.Prefix{n.cfg.serviceCIDR, n.cfg.podCIDR}})
+	if err != nil {
+		return err
+	}
+	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: zone, Upstreams: upstreams, Logger: n.logger.With("component", "dns")})
 	for _, c := range s.Collectors() {
 		if err := prometheus.Register(c); err != nil {
 			return err

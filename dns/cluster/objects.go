@@ -1,8 +1,7 @@
 package cluster
 
 import (
-	"net/netip"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,54 +11,134 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// Names of the indexes that Objects adds to the informers.
-const (
-	byClusterIP  = "dns/cluster-ip"
-	byEndpointIP = "dns/endpoint-ip"
-	byService    = "dns/service"
-)
+// byService names the index of EndpointSlices by their Service.
+const byService = "dns/service"
 
-// Objects is the zone's view of the API: the informers' own stores, with indexes by address and by Service.
+// Objects keeps the table of names in step with the API: each event rebuilds the one Service that it is about.
 type Objects struct {
-	services, slices, namespaces cache.Indexer
-	synced                       []cache.InformerSynced
-	changed                      atomic.Int64 // Unix time of the last change
+	services, slices cache.Indexer
+	table            *table
+	// synced are those of the handlers: once true, the table has what the stores had at the start.
+	synced  []cache.InformerSynced
+	isReady atomic.Bool
+	changed atomic.Int64 // Unix time of the last change
+	ttl     atomic.Uint32
+
+	writing sync.Mutex // makes reading the stores and writing the table one step
 }
 
-// NewObjects adds indexes and a change handler to the shared informers; call it before the factory is started. The caller
-// starts the factory and owns it.
+// NewObjects adds an index and handlers to the shared informers; call it before the factory is started. The caller starts the
+// factory and owns it.
 func NewObjects(factory informers.SharedInformerFactory) (*Objects, error) {
 	services := factory.Core().V1().Services().Informer()
 	slices := factory.Discovery().V1().EndpointSlices().Informer()
 	namespaces := factory.Core().V1().Namespaces().Informer()
-	o := &Objects{services: services.GetIndexer(), slices: slices.GetIndexer(), namespaces: namespaces.GetIndexer()}
-	if err := services.AddIndexers(cache.Indexers{byClusterIP: clusterIPKeys}); err != nil {
+	if err := slices.AddIndexers(cache.Indexers{byService: serviceKeys}); err != nil {
 		return nil, err
 	}
-	if err := slices.AddIndexers(cache.Indexers{byService: serviceKeys, byEndpointIP: endpointIPKeys}); err != nil {
-		return nil, err
-	}
-	o.touch()
-	for _, informer := range []cache.SharedIndexInformer{services, slices, namespaces} {
-		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { o.touch() },
-			UpdateFunc: func(any, any) { o.touch() },
-			DeleteFunc: func(any) { o.touch() },
-		}); err != nil {
+	o := newObjects(services.GetIndexer(), slices.GetIndexer())
+	for informer, changed := range map[cache.SharedIndexInformer]func(any, bool){
+		services: o.serviceChanged, slices: o.sliceChanged, namespaces: o.namespaceChanged,
+	} {
+		registration, err := informer.AddEventHandler(handler(changed))
+		if err != nil {
 			return nil, err
 		}
-		o.synced = append(o.synced, informer.HasSynced)
+		o.synced = append(o.synced, registration.HasSynced)
 	}
 	return o, nil
 }
 
-// Synced says whether the stores hold what the API server had when they were started.
+func newObjects(services, slices cache.Indexer) *Objects {
+	o := &Objects{services: services, slices: slices, table: newTable()}
+	o.ttl.Store(DefaultTTL)
+	o.touch()
+	return o
+}
+
+// handler calls changed with each object that came, changed, or (there is false) went.
+func handler(changed func(obj any, there bool)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { changed(obj, true) },
+		UpdateFunc: func(old, obj any) {
+			if was, ok := old.(*discoveryv1.EndpointSlice); ok && sliceService(was) != sliceService(obj.(*discoveryv1.EndpointSlice)) {
+				changed(old, false)
+			}
+			changed(obj, true)
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			changed(obj, false)
+		},
+	}
+}
+
+func (o *Objects) serviceChanged(obj any, _ bool) {
+	if svc, ok := obj.(*corev1.Service); ok {
+		o.rebuild(svc.Namespace, svc.Name)
+	}
+}
+
+func (o *Objects) sliceChanged(obj any, _ bool) {
+	if s, ok := obj.(*discoveryv1.EndpointSlice); ok && sliceService(s) != "" {
+		o.rebuild(s.Namespace, sliceService(s))
+	}
+}
+
+func (o *Objects) namespaceChanged(obj any, there bool) {
+	if ns, ok := obj.(*corev1.Namespace); ok {
+		o.table.setNamespace(ns.Name, there)
+		o.touch()
+	}
+}
+
+// rebuild makes the Service's record from what the stores hold now.
+func (o *Objects) rebuild(namespace, name string) {
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	o.touch()
+	id := namespace + "/" + name
+	obj, ok, err := o.services.GetByKey(id)
+	if !ok || err != nil {
+		o.table.put(key(namespace, name), nil)
+		return
+	}
+	objs, err := o.slices.ByIndex(byService, id)
+	if err != nil {
+		return // the index is there from NewObjects on
+	}
+	endpointSlices := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+	for _, s := range objs {
+		endpointSlices = append(endpointSlices, s.(*discoveryv1.EndpointSlice))
+	}
+	o.table.put(key(namespace, name), newRecord(obj.(*corev1.Service), endpointSlices, o.ttl.Load()))
+}
+
+// SetTTL changes how long clients may keep answers, in seconds. Addresses carry it ready for the wire, so all are rebuilt.
+func (o *Objects) SetTTL(seconds uint32) {
+	if o.ttl.Swap(seconds) == seconds {
+		return
+	}
+	for _, obj := range o.services.List() {
+		if svc, ok := obj.(*corev1.Service); ok {
+			o.rebuild(svc.Namespace, svc.Name)
+		}
+	}
+}
+
+// Synced says whether the table holds what the API server had when the informers were started.
 func (o *Objects) Synced() bool {
+	if o.isReady.Load() {
+		return true
+	}
 	for _, synced := range o.synced {
 		if !synced() {
 			return false
 		}
 	}
+	o.isReady.Store(true)
 	return true
 }
 
@@ -67,114 +146,12 @@ func (o *Objects) touch() { o.changed.Store(time.Now().Unix()) }
 
 func (o *Objects) serial() uint32 { return uint32(o.changed.Load()) }
 
-func (o *Objects) namespaceExists(name string) bool {
-	_, ok, err := o.namespaces.GetByKey(name)
-	return ok && err == nil
-}
-
-func (o *Objects) service(namespace, name string) *corev1.Service {
-	obj, ok, err := o.services.GetByKey(namespace + "/" + name)
-	if !ok || err != nil {
-		return nil
-	}
-	return obj.(*corev1.Service)
-}
-
-// endpoint is one ready address of a Service.
-type endpoint struct {
-	addr  netip.Addr
-	host  string
-	ports []endpointPort
-}
-
-type endpointPort struct {
-	name     string
-	protocol corev1.Protocol
-	number   int32
-}
-
-// endpoints returns the ready endpoints of svc.
-func (o *Objects) endpoints(svc *corev1.Service) []endpoint {
-	objs, err := o.slices.ByIndex(byService, svc.Namespace+"/"+svc.Name)
-	if err != nil {
-		return nil
-	}
-	var out []endpoint
-	for _, obj := range objs {
-		slice := obj.(*discoveryv1.EndpointSlice)
-		ports := slicePorts(slice)
-		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
-				continue
-			}
-			for _, s := range e.Addresses {
-				if addr, err := netip.ParseAddr(s); err == nil {
-					out = append(out, endpoint{addr: addr, host: endpointHost(e, addr), ports: ports})
-				}
-			}
-		}
-	}
-	return out
-}
-
-func slicePorts(slice *discoveryv1.EndpointSlice) []endpointPort {
-	var out []endpointPort
-	for _, p := range slice.Ports {
-		if p.Port == nil {
-			continue
-		}
-		port := endpointPort{number: *p.Port, protocol: corev1.ProtocolTCP}
-		if p.Name != nil {
-			port.name = *p.Name
-		}
-		if p.Protocol != nil {
-			port.protocol = *p.Protocol
-		}
-		out = append(out, port)
-	}
-	return out
-}
-
-// endpointHost is the label of an endpoint below its Service: its host name, else its address with dashes as CoreDNS writes it.
-func endpointHost(e discoveryv1.Endpoint, addr netip.Addr) string {
-	if e.Hostname != nil && *e.Hostname != "" {
-		return strings.ToLower(*e.Hostname)
-	}
-	host := strings.NewReplacer(".", "-", ":", "-").Replace(addr.String())
-	if strings.HasSuffix(host, "-") {
-		host += "0"
-	}
-	return host
-}
-
-func clusterIPKeys(obj any) ([]string, error) {
-	svc, ok := obj.(*corev1.Service)
-	if !ok {
-		return nil, nil
-	}
-	var keys []string
-	for _, a := range clusterIPs(svc) {
-		keys = append(keys, a.String())
-	}
-	return keys, nil
-}
+func sliceService(s *discoveryv1.EndpointSlice) string { return s.Labels[discoveryv1.LabelServiceName] }
 
 func serviceKeys(obj any) ([]string, error) {
-	slice, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+	s, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok || sliceService(s) == "" {
 		return nil, nil
 	}
-	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
-}
-
-func endpointIPKeys(obj any) ([]string, error) {
-	slice, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok {
-		return nil, nil
-	}
-	var keys []string
-	for _, e := range slice.Endpoints {
-		keys = append(keys, e.Addresses...)
-	}
-	return keys, nil
+	return []string{s.Namespace + "/" + sliceService(s)}, nil
 }

@@ -1,82 +1,110 @@
 package cluster
 
 import (
+	"encoding/binary"
 	"net/netip"
-	"strconv"
-	"strings"
 
-	"github.com/miekg/dns"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
+	"github.com/skep-io/skep/dns/wire"
 )
 
-// reverse answers for the reverse name of addr: a cluster IP has the one name of its Service, an endpoint one for each
-// Service that selects it.
-func (z *Zone) reverse(name string, qtype uint16, addr netip.Addr) (Result, bool) {
-	if !z.objects.Synced() {
-		return unsynced, true
+// reverse answers for the reverse name of an address: a cluster IP has the one name of its Service, an endpoint one for each
+// Service that selects it. Addresses of nobody are denied where they are the cluster's, else left to others.
+func (z *Zone) reverse(q *wire.Query, r *wire.Reply) Verdict {
+	raw, v4, ok := q.Reverse()
+	if !ok {
+		return Outside
 	}
-	targets := z.reverseNames(addr)
-	if len(targets) == 0 {
-		return Result{}, false
+	if !z.Synced() {
+		r.Rcode = wire.ServFail
+		return Answered
 	}
-	var r Result
-	if qtype == dns.TypePTR || qtype == dns.TypeANY {
-		for _, target := range targets {
-			r.Answer = append(r.Answer, &dns.PTR{Hdr: question{name: name}.header(dns.TypePTR), Ptr: target})
+	addr := netip.AddrFrom16(raw)
+	if v4 {
+		addr = addr.Unmap()
+	}
+	if z.pointers(q, r, addr) {
+		r.Authoritative = true
+		return Answered
+	}
+	for _, p := range z.cfg.Reverse {
+		if p.Contains(addr) {
+			r.Authoritative, r.Rcode = true, wire.NXDomain
+			z.denyReverse(q, r, reverseLabel(q, p))
+			return Answered
 		}
 	}
-	return r, true
+	return Outside
 }
 
-func (z *Zone) reverseNames(addr netip.Addr) []string {
-	if objs, err := z.objects.services.ByIndex(byClusterIP, addr.String()); err == nil && len(objs) > 0 {
-		return []string{serviceName(objs[0].(*corev1.Service), z.origin)}
-	}
-	objs, err := z.objects.slices.ByIndex(byEndpointIP, addr.String())
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, obj := range objs {
-		slice := obj.(*discoveryv1.EndpointSlice)
-		svc := z.objects.service(slice.Namespace, slice.Labels[discoveryv1.LabelServiceName])
-		if svc == nil {
-			continue
-		}
-		for _, e := range z.objects.endpoints(svc) {
-			if e.addr == addr {
-				names = append(names, e.host+"."+serviceName(svc, z.origin))
-				break
+// pointers adds the names of the address and says whether there are any.
+func (z *Zone) pointers(q *wire.Query, r *wire.Reply, addr netip.Addr) bool {
+	owners := z.cfg.Objects.table.owners(addr)
+	for _, svc := range owners {
+		for _, ip := range svc.clusterIPs {
+			if ip == addr {
+				z.pointer(q, r, svc, "")
+				return true
 			}
 		}
 	}
-	return names
+	found := false
+	for _, svc := range owners {
+		if label, ok := svc.hostOf(addr); ok {
+			z.pointer(q, r, svc, label)
+			found = true
+		}
+	}
+	if found && r.Count(wire.Answer) == 0 && !r.Truncated() {
+		z.denyReverse(q, r, q.Labels()-2)
+	}
+	return found
 }
 
-// reverseAddr parses a name below in-addr.arpa or ip6.arpa (RFC 1035 3.5, RFC 3596 2.5); name is lower case.
-func reverseAddr(name string) (netip.Addr, bool) {
-	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
-		labels := strings.Split(rest, ".")
-		if len(labels) != 4 {
-			return netip.Addr{}, false
+func (z *Zone) pointer(q *wire.Query, r *wire.Reply, svc *record, label string) {
+	if q.Type != wire.TypePTR && q.Type != wire.TypeANY {
+		if label == "" && r.Count(wire.Authority) == 0 {
+			z.denyReverse(q, r, q.Labels()-2)
 		}
-		labels[0], labels[1], labels[2], labels[3] = labels[3], labels[2], labels[1], labels[0]
-		addr, err := netip.ParseAddr(strings.Join(labels, "."))
-		return addr, err == nil
+		return
 	}
-	rest, ok := strings.CutSuffix(name, ".ip6.arpa.")
-	labels := strings.Split(rest, ".")
-	if !ok || len(labels) != 32 {
-		return netip.Addr{}, false
+	size := 1 + len(svc.name) + 1 + len(svc.namespace) + 4 + len(z.origin)
+	if label != "" {
+		size += 1 + len(label)
 	}
-	var b [16]byte
-	for i, l := range labels {
-		v, err := strconv.ParseUint(l, 16, 4)
-		if err != nil || len(l) != 1 {
-			return netip.Addr{}, false
-		}
-		b[15-i/2] |= byte(v) << (4 * (i % 2))
+	b := r.Record(wire.Answer, wire.QuestionOwner, wire.TypePTR, z.cfg.Objects.ttl.Load(), size)
+	if b == nil {
+		return
 	}
-	return netip.AddrFrom16(b), true
+	b = b[:0]
+	if label != "" {
+		b = wire.AppendLabel(b, label)
+	}
+	b = wire.AppendLabel(wire.AppendLabel(wire.AppendLabel(b, svc.name), svc.namespace), "svc")
+	_ = append(b, z.origin...) // in place: Record made the room
+}
+
+// reverseLabel is the label of the question from which on it is the reverse zone that covers the range: that of the whole
+// octets, or nibbles, of its length.
+func reverseLabel(q *wire.Query, p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return q.Labels() - 2 - p.Bits()/8
+	}
+	return q.Labels() - 2 - p.Bits()/4
+}
+
+// denyReverse adds an SOA for the reverse zone that begins with the label; its server is this zone's.
+func (z *Zone) denyReverse(q *wire.Query, r *wire.Reply, label int) {
+	const server, mailbox = "\x02ns\x03dns", "\x0ahostmaster"
+	ttl := z.cfg.Objects.ttl.Load()
+	b := r.Record(wire.Authority, wire.Pointer(wire.HeaderLen+q.Offset(label)), wire.TypeSOA, min(ttl, maxSOATTL), len(server)+len(mailbox)+2*len(z.origin)+20)
+	if b == nil {
+		return
+	}
+	at := copy(b, server)
+	at += copy(b[at:], z.origin)
+	at += copy(b[at:], mailbox)
+	at += copy(b[at:], z.origin)
+	for i, v := range [...]uint32{z.cfg.Objects.serial(), 7200, 1800, 86400, ttl} {
+		binary.BigEndian.PutUint32(b[at+4*i:], v)
+	}
 }

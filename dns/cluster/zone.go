@@ -1,181 +1,240 @@
 // Package cluster answers for the cluster's own zone, by the Kubernetes DNS-Based Service Discovery specification 1.1.0
-// (https://github.com/kubernetes/dns/blob/master/docs/specification.md) and what clients rely on beyond it: an answer is
-// computed from the watched Services, EndpointSlices and Namespaces at the moment of the question, so there is nothing that
-// could be stale.
+// (https://github.com/kubernetes/dns/blob/master/docs/specification.md) and what clients rely on beyond it. Answers come from
+// a table of the watched Services that is changed with each event, a Service at a time, and are never cached beyond it, so
+// there is nothing that could be stale. Answering allocates nothing.
 package cluster
 
 import (
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
-	"github.com/miekg/dns"
-	corev1 "k8s.io/api/core/v1"
+	"github.com/skep-io/skep/dns/wire"
 )
 
-// TTL is how long clients may keep an answer, in seconds.
-const TTL = 5
-
-// podLabel and serviceLabel are the two subtrees of the zone.
 const (
-	podLabel     = "pod"
-	serviceLabel = "svc"
+	// DefaultTTL is how long clients may keep an answer, in seconds.
+	DefaultTTL = 5
+	// versionTTL is that of the version, which changes with the program.
+	versionTTL = 28800
+	// maxSOATTL bounds how long a denial may be kept.
+	maxSOATTL = 300
+	// specification is the version of the specification that answers follow.
+	specification = "1.1.0"
+	// maxChase bounds the names that one alias may lead through inside the zone.
+	maxChase = 8
 )
+
+// PodMode says which names of pods (a-b-c-d.<namespace>.pod.<zone>) there are.
+type PodMode uint32
+
+// Modes as CoreDNS has them.
+const (
+	// PodsInsecure needs the namespace to exist, not the pod.
+	PodsInsecure PodMode = iota
+	// PodsDisabled has no names of pods.
+	PodsDisabled
+	// PodsVerified needs a pod with the address in the namespace.
+	PodsVerified
+)
+
+// Pods knows the pods' addresses.
+type Pods interface {
+	// HasPod says whether a pod of the namespace has the address.
+	HasPod(namespace string, addr netip.Addr) bool
+}
+
+// Config is what a zone is.
+type Config struct {
+	// Domain is the cluster domain, for example "cluster.local".
+	Domain  string
+	Objects *Objects
+	// Pods serves PodsVerified; without it no pod is known.
+	Pods Pods
+	// ServiceNamespace and ServiceName name the Service before the servers, which the NS records point at; empty for
+	// kube-system and kube-dns.
+	ServiceNamespace, ServiceName string
+	// Reverse are ranges of addresses that are the cluster's: reverse names in them that nothing has are denied here, and
+	// not asked for elsewhere.
+	Reverse []netip.Prefix
+}
 
 // Zone answers questions below one origin. It is safe for concurrent use.
 type Zone struct {
-	origin  string
-	objects *Objects
+	cfg    Config
+	origin []byte // wire form, lower case
+	labels int    // of the origin
+	pods   atomic.Uint32
+	// target is what the NS record names, without the origin; service is its key.
+	target  []byte
+	service []byte
 }
 
-// NewZone returns the zone of the cluster domain, for example "cluster.local".
-func NewZone(domain string, objects *Objects) *Zone {
-	return &Zone{origin: strings.ToLower(dns.Fqdn(domain)), objects: objects}
-}
-
-// Result is the answer to one question.
-type Result struct {
-	// Rcode is the response code; NOERROR without Answer is NODATA.
-	Rcode int
-	// Answer and Extra go into the sections of the same names.
-	Answer, Extra []dns.RR
-	// Alias is set where Answer ends in a CNAME out of the zone whose target the client wants resolved too.
-	Alias string
-}
-
-// Negative says whether the response needs the zone's SOA.
-func (r Result) Negative() bool { return len(r.Answer) == 0 }
-
-var (
-	noData      = Result{Rcode: dns.RcodeSuccess}
-	noSuchName  = Result{Rcode: dns.RcodeNameError}
-	unsynced    = Result{Rcode: dns.RcodeServerFailure}
-	versionText = "1.1.0"
-)
-
-// question is one question with what the resolving functions pass around.
-type question struct {
-	// name is the owner as the client spelled it, which answers repeat.
-	name  string
-	qtype uint16
-	// origin is the zone as the client spelled it.
-	origin string
-}
-
-func (q question) header(rrtype uint16) dns.RR_Header {
-	return dns.RR_Header{Name: q.name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: TTL}
-}
-
-// Resolve answers a question of class IN. ours is false for a name that this zone has no say in: another domain, or the
-// reverse name of an address that no Service or endpoint has.
-func (z *Zone) Resolve(q dns.Question) (result Result, ours bool) {
-	name := strings.ToLower(q.Name)
-	if addr, ok := reverseAddr(name); ok {
-		return z.reverse(q.Name, q.Qtype, addr)
+// NewZone returns the zone. Returns an error if the domain is no domain name.
+func NewZone(cfg Config) (*Zone, error) {
+	origin, err := wire.AppendName(nil, strings.ToLower(cfg.Domain))
+	if err != nil {
+		return nil, fmt.Errorf("cluster domain: %w", err)
 	}
-	if name != z.origin && !strings.HasSuffix(name, "."+z.origin) {
-		return Result{}, false
+	if cfg.ServiceName == "" {
+		cfg.ServiceNamespace, cfg.ServiceName = "kube-system", "kube-dns"
 	}
-	if !z.objects.Synced() {
-		// Not NXDOMAIN: clients would remember that.
-		return unsynced, true
-	}
-	in := question{name: q.Name, qtype: q.Qtype, origin: q.Name[len(q.Name)-len(z.origin):]}
-	labels := dns.SplitDomainName(strings.TrimSuffix(name, z.origin))
-	return z.forward(in, labels), true
+	z := &Zone{cfg: cfg, origin: origin, service: []byte(key(cfg.ServiceNamespace, cfg.ServiceName))}
+	z.labels = strings.Count(strings.Trim(cfg.Domain, "."), ".") + 1
+	z.target = wire.AppendLabel(append([]byte(nil), z.service...), "svc")
+	return z, nil
 }
 
-// forward resolves the labels left of the origin.
-func (z *Zone) forward(q question, labels []string) Result {
-	n := len(labels)
-	switch {
-	case n == 0:
-		return z.apex(q)
-	case n == 1 && labels[0] == "dns-version":
-		if q.qtype != dns.TypeTXT && q.qtype != dns.TypeANY {
-			return noData
-		}
-		return Result{Answer: []dns.RR{&dns.TXT{Hdr: q.header(dns.TypeTXT), Txt: []string{versionText}}}}
-	case labels[n-1] != serviceLabel && labels[n-1] != podLabel:
-		return noSuchName
-	case n == 1:
-		return noData
-	case !z.objects.namespaceExists(labels[n-2]):
-		return noSuchName
-	case n == 2:
-		return noData
-	case labels[n-1] == podLabel:
-		return podRecord(q, labels[:n-2])
-	}
-	svc := z.objects.service(labels[n-2], labels[n-3])
-	if svc == nil {
-		return noSuchName
-	}
-	return z.service(q, svc, labels[:n-3])
-}
+// SetPods chooses the names of pods.
+func (z *Zone) SetPods(mode PodMode) { z.pods.Store(uint32(mode)) }
 
-func (z *Zone) apex(q question) Result {
-	switch q.qtype {
-	case dns.TypeSOA:
-		return Result{Answer: []dns.RR{z.SOA(q.origin)}}
-	case dns.TypeNS:
-		return Result{Answer: []dns.RR{&dns.NS{Hdr: q.header(dns.TypeNS), Ns: "kube-dns.kube-system.svc." + q.origin}}}
-	}
-	return noData
-}
+// SetTTL changes how long clients may keep answers, in seconds.
+func (z *Zone) SetTTL(seconds uint32) { z.cfg.Objects.SetTTL(seconds) }
 
-// SOA is the zone's start of authority under the given spelling of its origin. Its serial is the time of the last change.
-func (z *Zone) SOA(origin string) *dns.SOA {
-	if origin == "" {
-		origin = z.origin
-	}
-	return &dns.SOA{
-		Hdr: dns.RR_Header{Name: origin, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: TTL},
-		Ns:  "ns.dns." + origin, Mbox: "hostmaster." + origin,
-		Serial: z.objects.serial(), Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: TTL,
-	}
-}
+// Synced says whether the zone knows all of the cluster. Until then it answers SERVFAIL: clients would remember a denial.
+func (z *Zone) Synced() bool { return z.cfg.Objects.Synced() }
 
 // Origin is the zone's name, lower case, with the final dot.
-func (z *Zone) Origin() string { return z.origin }
+func (z *Zone) Origin() string { return wire.NameString(z.origin) }
 
-// podRecord answers a-b-c-d.<namespace>.pod.<zone>, as CoreDNS's "insecure" mode does: the namespace must exist, the pod
-// need not.
-func podRecord(q question, labels []string) Result {
-	if len(labels) != 1 {
-		return noSuchName
-	}
-	addr, err := netip.ParseAddr(strings.ReplaceAll(labels[0], "-", "."))
-	if err != nil {
-		addr, err = netip.ParseAddr(strings.ReplaceAll(labels[0], "-", ":"))
-	}
-	if err != nil {
-		return noSuchName
-	}
-	return Result{Answer: addressRecords(q, []netip.Addr{addr})}
+// Verdict is what Answer made of a question.
+type Verdict uint8
+
+// What Answer can say.
+const (
+	// Outside is a name that this zone has no say in: nothing was written.
+	Outside Verdict = iota
+	// Answered is a complete answer.
+	Answered
+	// Alias is an answer that ends in an alias whose target lies outside and whose records the client wants too.
+	Alias
+)
+
+// Contains says whether the name of the question lies in the zone, apart from reverse names.
+func (z *Zone) Contains(q *wire.Query) bool {
+	n := q.Labels() - z.labels
+	return n >= 0 && string(q.From(n)) == string(z.origin)
 }
 
-// addressRecords returns the A or AAAA records that q asks for.
-func addressRecords(q question, addrs []netip.Addr) []dns.RR {
-	var out []dns.RR
-	for _, a := range addrs {
-		if rr := addressRecord(q, a); rr != nil && (q.qtype == rr.Header().Rrtype || q.qtype == dns.TypeANY) {
-			out = append(out, rr)
+// Answer writes the answer to a question of class IN after r.Begin. turn rotates the addresses. target is the name of an
+// Alias, in wire form. It must not be changed.
+func (z *Zone) Answer(q *wire.Query, r *wire.Reply, turn int) (v Verdict, target []byte) {
+	if !z.Contains(q) {
+		return z.reverse(q, r), nil
+	}
+	r.Authoritative = true
+	if !z.Synced() {
+		r.Authoritative, r.Rcode = false, wire.ServFail
+		return Answered, nil
+	}
+	a := answer{zone: z, q: q, r: r, turn: turn, owner: wire.QuestionOwner, ttl: z.cfg.Objects.ttl.Load(), labels: q.Labels() - z.labels}
+	a.resolve()
+	if a.target == nil {
+		if r.Count(wire.Answer) == 0 && !r.Truncated() {
+			z.deny(q, r, q.Labels()-z.labels)
+		}
+		return Answered, nil
+	}
+	if q.Type == wire.TypeCNAME || q.Type == wire.TypeANY || r.Truncated() {
+		return Answered, nil
+	}
+	return z.chase(q, r, turn, a)
+}
+
+// chase follows an alias as long as it stays within the zone.
+func (z *Zone) chase(q *wire.Query, r *wire.Reply, turn int, a answer) (Verdict, []byte) {
+	var next wire.Query
+	for range maxChase {
+		target := a.target
+		if !next.SetName(target) {
+			r.Rcode = wire.ServFail
+			return Answered, nil
+		}
+		next.Type, next.Class = q.Type, q.Class
+		if !z.Contains(&next) {
+			return Alias, target
+		}
+		a = answer{zone: z, q: &next, r: r, turn: turn, owner: a.targetAt, ttl: a.ttl, labels: next.Labels() - z.labels, chased: true}
+		before := r.Count(wire.Answer)
+		a.resolve()
+		if a.target == nil {
+			if r.Count(wire.Answer) == before && !r.Truncated() {
+				z.deny(q, r, q.Labels()-z.labels)
+			}
+			return Answered, nil
 		}
 	}
-	return out
+	r.Rcode = wire.ServFail // a loop of aliases
+	return Answered, nil
 }
 
-func addressRecord(q question, addr netip.Addr) dns.RR {
-	switch {
-	case addr.Is4():
-		return &dns.A{Hdr: q.header(dns.TypeA), A: addr.AsSlice()}
-	case addr.Is6():
-		return &dns.AAAA{Hdr: q.header(dns.TypeAAAA), AAAA: addr.AsSlice()}
+// deny adds the SOA that a negative answer needs: its owner is the question's name from the label on.
+func (z *Zone) deny(q *wire.Query, r *wire.Reply, label int) {
+	ttl := z.cfg.Objects.ttl.Load()
+	z.soa(r, wire.Authority, wire.Pointer(wire.HeaderLen+q.Offset(label)), min(ttl, maxSOATTL), ttl)
+}
+
+// soa adds the start of authority, whose names are compressed to the owner. Its serial is the time of the last change.
+func (z *Zone) soa(r *wire.Reply, s wire.Section, owner uint16, ttl, minimum uint32) {
+	const names = "\x02ns\x03dns\xc0\x00\x0ahostmaster\xc0\x00"
+	b := r.Record(s, owner, wire.TypeSOA, ttl, len(names)+20)
+	if b == nil {
+		return
 	}
-	return nil
+	copy(b, names)
+	binary.BigEndian.PutUint16(b[7:], owner)
+	binary.BigEndian.PutUint16(b[len(names)-2:], owner)
+	for i, v := range [...]uint32{z.cfg.Objects.serial(), 7200, 1800, 86400, minimum} {
+		binary.BigEndian.PutUint32(b[len(names)+4*i:], v)
+	}
 }
 
-// serviceName is the name of a Service under the client's spelling of the origin.
-func serviceName(svc *corev1.Service, origin string) string {
-	return svc.Name + "." + svc.Namespace + ".svc." + origin
+// Left is the number of the question's labels left of the zone's origin, -1 where it lies outside.
+func (z *Zone) Left(q *wire.Query) int {
+	if !z.Contains(q) {
+		return -1
+	}
+	return q.Labels() - z.labels
+}
+
+// Name is one name with what A and AAAA answers for it hold: whole records whose owners are pointers to the question's name.
+type Name struct {
+	// Wire is the name in wire form, lower case.
+	Wire   []byte
+	V4, V6 []byte
+	// Alias tells that the name is an ExternalName's, which these records do not answer.
+	Alias bool
+}
+
+// Each calls f with the name of each Service, of its named ports with underscores, and of its endpoints, for an answerer that
+// has a table of its own. A name that is none of these may still exist: those of pods, the empty ones above, and those of ports
+// without underscores.
+func (z *Zone) Each(f func(Name)) {
+	z.cfg.Objects.table.each(func(r *record) {
+		if !r.exists {
+			return
+		}
+		base := append(wire.AppendLabel([]byte(key(r.namespace, r.name)), "svc"), z.origin...)
+		f(Name{Wire: base, V4: r.base.v4, V6: r.base.v6, Alias: r.alias != nil})
+		seen := map[string]bool{}
+		named := func(ports []port) {
+			for _, p := range ports {
+				name := string(append(wire.AppendLabel(wire.AppendLabel(nil, "_"+p.name), "_"+p.protocol), base...))
+				if p.name != "" && !seen[name] {
+					seen[name] = true
+					f(Name{Wire: []byte(name), V4: r.base.v4, V6: r.base.v6})
+				}
+			}
+		}
+		named(r.ports)
+		for _, h := range r.hosts {
+			own := h.of(r.endpoints)
+			f(Name{Wire: append(wire.AppendLabel(nil, h.label), base...), V4: own.v4, V6: own.v6})
+			if r.headless {
+				named(h.ports)
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -9,143 +10,257 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/dns/vector"
+	"github.com/skep-io/skep/dns/wire"
 )
 
-func meta(ns, name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: ns, Name: name} }
-
-func service(name, clusterIP string, ports ...corev1.ServicePort) *corev1.Service {
-	return &corev1.Service{ObjectMeta: meta("default", name), Spec: corev1.ServiceSpec{ClusterIP: clusterIP, Ports: ports}}
-}
-
-func slice(svc string, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
-	s := &discoveryv1.EndpointSlice{ObjectMeta: meta("default", svc+"-1"), AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints,
-		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)}}}
-	s.Labels = map[string]string{discoveryv1.LabelServiceName: svc}
-	return s
-}
-
-func testZone(t *testing.T, objs ...any) *Zone {
+// testZone is a zone of the objects without an API server; its serial is 42.
+func testZone(t testing.TB, objs ...runtime.Object) *Zone {
 	t.Helper()
-	o := &Objects{
-		services:   cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byClusterIP: clusterIPKeys}),
-		slices:     cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byService: serviceKeys, byEndpointIP: endpointIPKeys}),
-		namespaces: cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{}),
+	o := newObjects(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{}), cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byService: serviceKeys}))
+	for _, obj := range objs {
+		apply(t, o, obj, true)
+	}
+	z, err := NewZone(Config{Domain: vector.Domain, Objects: o,
+		Reverse: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}})
+	if err != nil {
+		t.Fatal(err)
 	}
 	o.changed.Store(42)
-	for _, obj := range append(objs, &corev1.Namespace{ObjectMeta: meta("", "default")}) {
-		into := o.services
-		switch obj.(type) {
-		case *corev1.Namespace:
-			into = o.namespaces
-		case *discoveryv1.EndpointSlice:
-			into = o.slices
+	return z
+}
+
+// apply does what an event of the informers does.
+func apply(t testing.TB, o *Objects, obj runtime.Object, there bool) {
+	t.Helper()
+	change := func(i cache.Indexer) {
+		f := i.Delete
+		if there {
+			f = i.Update
 		}
-		if err := into.Add(obj); err != nil {
+		if err := f(obj); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return NewZone("cluster.local", o)
-}
-
-// show writes a result as "RCODE record; record", each record as type and data.
-func show(r Result) string {
-	var records []string
-	for _, rr := range r.Answer {
-		h := rr.Header()
-		records = append(records, dns.TypeToString[h.Rrtype]+" "+strings.TrimPrefix(rr.String(), h.String()))
+	switch obj.(type) {
+	case *corev1.Namespace:
+		o.namespaceChanged(obj, there)
+	case *corev1.Service:
+		change(o.services)
+		o.serviceChanged(obj, there)
+	case *discoveryv1.EndpointSlice:
+		change(o.slices)
+		o.sliceChanged(obj, there)
 	}
-	slices.Sort(records)
-	return strings.TrimSpace(dns.RcodeToString[r.Rcode] + " " + strings.Join(records, "; "))
 }
 
-func TestZone(t *testing.T) {
-	http := corev1.ServicePort{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}
-	bare := corev1.ServicePort{Protocol: corev1.ProtocolUDP, Port: 99}
-	external := service("ext", "", http)
-	external.Spec.Type, external.Spec.ExternalName = corev1.ServiceTypeExternalName, "example.com"
-	literal := service("literal", "")
-	literal.Spec.Type, literal.Spec.ExternalName = corev1.ServiceTypeExternalName, "192.0.2.7"
-	z := testZone(t,
-		service("web", "10.96.0.5", http), service("mixed", "10.96.0.6", http, bare), service("db", corev1.ClusterIPNone, http), service("empty", corev1.ClusterIPNone, http), external, literal,
-		slice("web", discoveryv1.Endpoint{Addresses: []string{"10.244.0.9"}}),
-		slice("db",
-			discoveryv1.Endpoint{Addresses: []string{"10.244.0.2"}, Hostname: ptr.To("db-0")},
-			discoveryv1.Endpoint{Addresses: []string{"10.244.0.3"}},
-			discoveryv1.Endpoint{Addresses: []string{"10.244.0.4"}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}}),
-	)
-	for _, c := range []struct{ name, qtype, want string }{
-		{"cluster.local.", "SOA", "NOERROR SOA ns.dns.cluster.local. hostmaster.cluster.local. 42 7200 1800 86400 5"},
-		{"cluster.local.", "NS", "NOERROR NS kube-dns.kube-system.svc.cluster.local."},
-		{"cluster.local.", "A", "NOERROR"},
-		{"svc.cluster.local.", "A", "NOERROR"},
-		{"default.svc.cluster.local.", "A", "NOERROR"},
-		{"nowhere.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"other.cluster.local.", "A", "NXDOMAIN"},
-		{"dns-version.cluster.local.", "TXT", `NOERROR TXT "1.1.0"`},
-		{"dns-version.cluster.local.", "A", "NOERROR"},
-		{"web.default.svc.cluster.local.", "A", "NOERROR A 10.96.0.5"},
-		{"WEB.Default.svc.cluster.LOCAL.", "A", "NOERROR A 10.96.0.5"},
-		{"web.default.svc.cluster.local.", "AAAA", "NOERROR"},
-		{"web.default.svc.cluster.local.", "MX", "NOERROR"},
-		{"gone.default.svc.cluster.local.", "AAAA", "NXDOMAIN"},
-		{"web.nowhere.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"_http._tcp.web.default.svc.cluster.local.", "SRV", "NOERROR SRV 0 100 80 web.default.svc.cluster.local."},
-		{"http.tcp.web.default.svc.cluster.local.", "SRV", "NOERROR SRV 0 100 80 web.default.svc.cluster.local."},
-		{"_http._udp.web.default.svc.cluster.local.", "SRV", "NXDOMAIN"},
-		{"_http._tcp.web.default.svc.cluster.local.", "A", "NOERROR A 10.96.0.5"},
-		{"_tcp.web.default.svc.cluster.local.", "SRV", "NOERROR"},
-		{"mixed.default.svc.cluster.local.", "SRV", "NOERROR SRV 0 50 80 mixed.default.svc.cluster.local.; SRV 0 50 99 mixed.default.svc.cluster.local."},
-		{"10-244-0-9.web.default.svc.cluster.local.", "A", "NOERROR A 10.244.0.9"},
-		{"db.default.svc.cluster.local.", "A", "NOERROR A 10.244.0.2; A 10.244.0.3"},
-		{"db-0.db.default.svc.cluster.local.", "A", "NOERROR A 10.244.0.2"},
-		{"10-244-0-3.db.default.svc.cluster.local.", "A", "NOERROR A 10.244.0.3"},
-		{"10-244-0-4.db.default.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"_http._tcp.db.default.svc.cluster.local.", "SRV", "NOERROR SRV 0 50 8080 10-244-0-3.db.default.svc.cluster.local.; SRV 0 50 8080 db-0.db.default.svc.cluster.local."},
-		{"empty.default.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"ext.default.svc.cluster.local.", "A", "NOERROR CNAME example.com."},
-		{"ext.default.svc.cluster.local.", "CNAME", "NOERROR CNAME example.com."},
-		{"below.ext.default.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"literal.default.svc.cluster.local.", "A", "NXDOMAIN"},
-		{"10-1-2-3.default.pod.cluster.local.", "A", "NOERROR A 10.1.2.3"},
-		{"10-1-2-3.default.pod.cluster.local.", "AAAA", "NOERROR"},
-		{"fd00--1.default.pod.cluster.local.", "AAAA", "NOERROR AAAA fd00::1"},
-		{"10-1-2-3.nowhere.pod.cluster.local.", "A", "NXDOMAIN"},
-		{"nonsense.default.pod.cluster.local.", "A", "NXDOMAIN"},
-		{"5.0.96.10.in-addr.arpa.", "PTR", "NOERROR PTR web.default.svc.cluster.local."},
-		{"2.0.244.10.in-addr.arpa.", "PTR", "NOERROR PTR db-0.db.default.svc.cluster.local."},
-		{"9.0.244.10.in-addr.arpa.", "A", "NOERROR"},
-	} {
-		r, ours := z.Resolve(dns.Question{Name: c.name, Qtype: dns.StringToType[c.qtype], Qclass: dns.ClassINET})
-		if got := show(r); !ours || got != c.want {
-			t.Errorf("%s %s: %s (ours %v), not %s", c.name, c.qtype, got, ours, c.want)
+// resolve asks the zone as a server does and reads the answer with another library.
+func resolve(t testing.TB, z *Zone, name string, qtype uint16, limit int) (*dns.Msg, Verdict) {
+	t.Helper()
+	pkt, err := new(dns.Msg).SetQuestion(name, qtype).Pack()
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	var q wire.Query
+	if q.Parse(pkt) != wire.Valid {
+		t.Fatalf("%s is not read", name)
+	}
+	r := wire.NewReply(wire.MaxTCP)
+	r.Begin(&q, pkt, limit)
+	v, _ := z.Answer(&q, r, 0)
+	m := new(dns.Msg)
+	if err := m.Unpack(r.Finish(&q)); err != nil {
+		t.Fatalf("%s %s: the answer is malformed: %v", name, dns.TypeToString[qtype], err)
+	}
+	if len(r.Bytes()) > limit {
+		t.Errorf("%s: %d bytes, limit %d", name, len(r.Bytes()), limit)
+	}
+	return m, v
+}
+
+func TestCases(t *testing.T) {
+	z := testZone(t, vector.Objects()...)
+	for _, c := range vector.Cases() {
+		m, v := resolve(t, z, c.Name, dns.StringToType[c.Type], wire.MaxTCP)
+		if v == Outside {
+			t.Errorf("%s %s: not ours", c.Name, c.Type)
+			continue
+		}
+		for _, problem := range c.Check(m) {
+			t.Errorf("%s %s: %s", c.Name, c.Type, problem)
 		}
 	}
-	for _, name := range []string{"example.com.", "xcluster.local.", "1.2.0.192.in-addr.arpa.", "2.0.192.in-addr.arpa.", "."} {
-		if r, ours := z.Resolve(dns.Question{Name: name, Qtype: dns.TypePTR, Qclass: dns.ClassINET}); ours {
-			t.Errorf("%s is answered: %s", name, show(r))
+	for _, name := range vector.Outside {
+		if m, v := resolve(t, z, name, dns.TypePTR, wire.MaxTCP); v != Outside {
+			t.Errorf("%s is answered: %s", name, m)
 		}
 	}
 }
 
-func TestAnswersRepeatTheSpelling(t *testing.T) {
-	z := testZone(t, service("web", "10.96.0.5", corev1.ServicePort{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}))
-	r, _ := z.Resolve(dns.Question{Name: "Web.default.svc.Cluster.Local.", Qtype: dns.TypeSRV, Qclass: dns.ClassINET})
-	srv, ok := r.Answer[0].(*dns.SRV)
-	if !ok || srv.Hdr.Name != "Web.default.svc.Cluster.Local." || srv.Target != "web.default.svc.Cluster.Local." {
-		t.Errorf("%v", r.Answer)
+func TestAliasOutOfTheZone(t *testing.T) {
+	z := testZone(t, vector.Objects()...)
+	if m, v := resolve(t, z, "ext.default.svc.cluster.local.", dns.TypeA, 512); v != Alias || len(m.Answer) != 1 {
+		t.Errorf("%d: %s", v, m)
 	}
-	if len(r.Extra) != 1 || r.Extra[0].(*dns.A).A.String() != "10.96.0.5" {
-		t.Errorf("extra %v", r.Extra)
+}
+
+type pods map[string]string
+
+func (p pods) HasPod(ns string, addr netip.Addr) bool { return p[addr.String()] == ns }
+
+func TestPodModes(t *testing.T) {
+	z := testZone(t, vector.Objects()...)
+	z.cfg.Pods = pods{"10.1.2.3": "default"}
+	for _, c := range []struct {
+		mode  PodMode
+		label string
+		want  int
+	}{{PodsDisabled, "10-1-2-3", 3}, {PodsInsecure, "10-1-2-4", 0}, {PodsVerified, "10-1-2-3", 0}, {PodsVerified, "10-1-2-4", 3}} {
+		z.SetPods(c.mode)
+		if m, _ := resolve(t, z, c.label+".default.pod.cluster.local.", dns.TypeA, 512); m.Rcode != c.want {
+			t.Errorf("mode %d: %s: %s", c.mode, c.label, dns.RcodeToString[m.Rcode])
+		}
 	}
 }
 
 func TestUnsyncedIsNoDenial(t *testing.T) {
 	z := testZone(t)
-	z.objects.synced = []cache.InformerSynced{func() bool { return false }}
-	r, ours := z.Resolve(dns.Question{Name: "web.default.svc.cluster.local.", Qtype: dns.TypeA, Qclass: dns.ClassINET})
-	if !ours || r.Rcode != dns.RcodeServerFailure {
-		t.Errorf("unsynced: %v %s", ours, show(r))
+	z.cfg.Objects.synced = []cache.InformerSynced{func() bool { return false }}
+	for _, name := range []string{"web.default.svc.cluster.local.", "cluster.local.", "5.0.96.10.in-addr.arpa."} {
+		if m, v := resolve(t, z, name, dns.TypeA, 512); v != Answered || m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("%s unsynced: %d %s", name, v, m)
+		}
+	}
+}
+
+// TestFollowsChanges asks after each event: what was made is there, what was removed is gone, and nothing is left behind.
+func TestFollowsChanges(t *testing.T) {
+	z := testZone(t)
+	o, objs := z.cfg.Objects, vector.Objects()
+	for range 2 {
+		for _, obj := range objs {
+			apply(t, o, obj, true)
+		}
+		slices.Reverse(objs)
+		for _, c := range vector.Cases() {
+			if m, v := resolve(t, z, c.Name, dns.StringToType[c.Type], wire.MaxTCP); v == Outside || dns.RcodeToString[m.Rcode] != c.Rcode {
+				t.Errorf("%s %s: %s, not %s", c.Name, c.Type, dns.RcodeToString[m.Rcode], c.Rcode)
+			}
+		}
+		for _, obj := range objs {
+			apply(t, o, obj, false)
+		}
+		for _, c := range vector.Cases() {
+			m, _ := resolve(t, z, c.Name, dns.StringToType[c.Type], wire.MaxTCP)
+			if n := strings.Count(c.Name, "."); n > 4 && len(m.Answer) > 0 {
+				t.Errorf("%s %s is left: %s", c.Name, c.Type, m)
+			}
+		}
+		if len(o.table.namespaces)+len(o.table.reverse) != 0 {
+			t.Errorf("left behind: %v %v", o.table.namespaces, o.table.reverse)
+		}
+	}
+}
+
+func TestTruncation(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "many"}, Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}}
+	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "many-1", Labels: map[string]string{discoveryv1.LabelServiceName: "many"}}}
+	number, name := int32(80), "http"
+	s.Ports = []discoveryv1.EndpointPort{{Port: &number, Name: &name}}
+	for i := range 100 {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}).String()}})
+	}
+	z := testZone(t, svc, s)
+	for _, c := range []struct {
+		name           string
+		qtype          uint16
+		limit, answers int
+		cut            bool
+	}{
+		{"many.default.svc.cluster.local.", dns.TypeA, 512, 29, true},
+		{"many.default.svc.cluster.local.", dns.TypeA, 1232, 74, true},
+		{"many.default.svc.cluster.local.", dns.TypeA, wire.MaxTCP, 100, false},
+		{"_http._tcp.many.default.svc.cluster.local.", dns.TypeSRV, 512, 7, true},
+		{"_http._tcp.many.default.svc.cluster.local.", dns.TypeSRV, wire.MaxTCP, 100, false},
+	} {
+		m, _ := resolve(t, z, c.name, c.qtype, c.limit)
+		if len(m.Answer) != c.answers || m.Truncated != c.cut || len(m.Ns) > 0 {
+			t.Errorf("%s in %d bytes: %d answers, truncated %v", c.name, c.limit, len(m.Answer), m.Truncated)
+		}
+	}
+}
+
+func TestAddressesRotate(t *testing.T) {
+	z := testZone(t, vector.Objects()...)
+	pkt, _ := new(dns.Msg).SetQuestion("db.default.svc.cluster.local.", dns.TypeA).Pack()
+	var q wire.Query
+	q.Parse(pkt)
+	r, firsts := wire.NewReply(512), map[string]bool{}
+	for turn := range 8 {
+		r.Begin(&q, pkt, 512)
+		z.Answer(&q, r, turn)
+		var m dns.Msg
+		if err := m.Unpack(r.Finish(&q)); err != nil || len(m.Answer) != 4 {
+			t.Fatal(err, &m)
+		}
+		firsts[m.Answer[0].(*dns.A).A.String()] = true
+	}
+	if len(firsts) != 4 {
+		t.Errorf("first addresses: %v", firsts)
+	}
+}
+
+func TestAnswersAllocateNothing(t *testing.T) {
+	z := testZone(t, vector.Objects()...)
+	r := wire.NewReply(wire.MaxUDP)
+	var q wire.Query
+	for _, c := range vector.Cases() {
+		if strings.Contains(strings.ToLower(c.Name), "arpa") || strings.Contains(c.Name, ".pod.") || strings.Contains(c.Name, "inner") || strings.HasPrefix(c.Name, "lo") {
+			continue // reverse names, names of pods and aliases within the cluster may
+		}
+		pkt, _ := new(dns.Msg).SetQuestion(c.Name, dns.StringToType[c.Type]).Pack()
+		if n := testing.AllocsPerRun(20, func() {
+			q.Parse(pkt)
+			r.Begin(&q, pkt, q.Limit(wire.MaxUDP))
+			z.Answer(&q, r, 1)
+			r.Finish(&q)
+		}); n > 0 {
+			t.Errorf("%s %s: %v allocations", c.Name, c.Type, n)
+		}
+	}
+}
+
+func BenchmarkAnswer(b *testing.B) {
+	z := testZone(b, vector.Objects()...)
+	for _, name := range []string{"web.default.svc.cluster.local.", "gone.default.svc.cluster.local.", "db-0.db.default.svc.cluster.local."} {
+		b.Run(name, func(b *testing.B) {
+			pkt, _ := new(dns.Msg).SetQuestion(name, dns.TypeA).SetEdns0(1232, false).Pack()
+			var q wire.Query
+			r := wire.NewReply(wire.MaxUDP)
+			b.ReportAllocs()
+			for b.Loop() {
+				q.Parse(pkt)
+				r.Begin(&q, pkt, q.Limit(wire.MaxUDP))
+				z.Answer(&q, r, 1)
+				r.Finish(&q)
+			}
+		})
+	}
+}
+
+func TestEachNameAnswers(t *testing.T) {
+	z, n := testZone(t, vector.Objects()...), 0
+	z.Each(func(name Name) {
+		n++
+		m, v := resolve(t, z, wire.NameString(name.Wire), dns.TypeA, wire.MaxTCP)
+		if v != Answered && !name.Alias || m.Rcode != 0 && !name.Alias || len(m.Answer)*recordA != len(name.V4) && !name.Alias {
+			t.Errorf("%s: %v", wire.NameString(name.Wire), m)
+		}
+	})
+	if n < 30 {
+		t.Errorf("%d names", n)
 	}
 }

@@ -1,145 +1,178 @@
-// Package forward asks upstream DNS servers for names outside the cluster.
+// Package forward asks upstream DNS servers for names outside the cluster: over UDP, TCP where an answer does not fit, or TLS
+// (RFC 7858). A server that fails is left alone until it answers a probe; a slow one is raced by the next.
 package forward
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
+	"math/rand/v2"
 	"net/netip"
-	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
 const (
-	// hedgeAfter is how long to wait for one upstream before asking the next as well.
-	hedgeAfter = 250 * time.Millisecond
 	// Budget bounds a whole look-up, below the 5 s after which resolvers ask again.
 	Budget = 2 * time.Second
 	// maxInFlight bounds look-ups at once, so that a dead upstream cannot pile up memory.
 	maxInFlight = 1000
 )
 
-// ErrBusy is returned when too many look-ups are in flight.
-var ErrBusy = errors.New("too many look-ups in flight")
+var (
+	// ErrBusy is returned when too many look-ups are in flight.
+	ErrBusy = errors.New("too many look-ups in flight")
+	// ErrNoUpstream is returned when there is no server to ask.
+	ErrNoUpstream = errors.New("no upstream DNS server is configured")
+)
 
-// ErrNoUpstream is returned when there is no server to ask.
-var ErrNoUpstream = errors.New("no upstream DNS server is configured")
+// Policy is the order in which the servers of a group are asked.
+type Policy string
 
-// Forwarder asks a fixed list of servers, in order, with the next one as a hedge. It is safe for concurrent use.
-type Forwarder struct {
-	upstreams []string
-	slots     chan struct{}
+// The policies.
+const (
+	Sequential Policy = "sequential"
+	Random     Policy = "random"
+	RoundRobin Policy = "roundRobin"
+)
+
+// Server is one upstream server.
+type Server struct {
+	Addr netip.AddrPort
+	// TLS asks over TLS; Name is then what the certificate must have, empty for the address.
+	TLS  bool
+	Name string
 }
 
-// New returns a forwarder to the given servers.
-func New(upstreams []netip.AddrPort) *Forwarder {
-	f := &Forwarder{slots: make(chan struct{}, maxInFlight)}
-	for _, u := range upstreams {
-		f.upstreams = append(f.upstreams, u.String())
+func (s Server) String() string {
+	if s.TLS {
+		return "tls://" + s.Addr.String()
 	}
-	return f
+	return s.Addr.String()
 }
 
-// Upstreams reads the servers of a resolv.conf (resolv.conf(5)), leaving out those that are self. Returns an error that
-// names the file if it cannot be read.
-func Upstreams(file string, self ...netip.Addr) ([]netip.AddrPort, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("read upstream DNS servers: %w", err)
-	}
-	defer f.Close()
-	cfg, err := dns.ClientConfigFromReader(f)
-	if err != nil {
-		return nil, fmt.Errorf("parse %s: %w", file, err)
-	}
-	var out []netip.AddrPort
-next:
-	for _, s := range cfg.Servers {
-		addr, err := netip.ParseAddr(s)
-		if err != nil {
-			continue
+// Group is a list of servers that are asked for the same names. It is safe for concurrent use.
+type Group struct {
+	servers []*upstream
+	policy  Policy
+	next    atomic.Uint32
+	slots   chan struct{}
+	metrics *Metrics
+}
+
+// NewGroup returns a group whose probes run until ctx ends. Servers that lead back here are found through loops and skipped.
+func NewGroup(ctx context.Context, servers []Server, policy Policy, metrics *Metrics, loops *Loops, logger *slog.Logger) *Group {
+	g := &Group{policy: policy, slots: make(chan struct{}, maxInFlight), metrics: metrics}
+	for _, s := range servers {
+		u := newUpstream(ctx, s, metrics, logger)
+		g.servers = append(g.servers, u)
+		if loops != nil {
+			go loops.probe(ctx, u)
 		}
-		for _, own := range self {
-			if addr == own {
-				continue next
-			}
-		}
-		out = append(out, netip.AddrPortFrom(addr, 53))
 	}
-	return out, nil
+	return g
+}
+
+// Status is one server as a group sees it.
+type Status struct {
+	Server  string
+	Healthy bool
+	Loops   bool
+	// P95 is how long answers take.
+	P95 time.Duration
+}
+
+// Status lists the servers.
+func (g *Group) Status() []Status {
+	var out []Status
+	for _, u := range g.servers {
+		out = append(out, Status{Server: u.String(), Healthy: !u.down.Load(), Loops: u.loops.Load(), P95: u.took.p95()})
+	}
+	return out
+}
+
+// order returns the servers to ask: those that work in the order of the policy, then, for want of better, the others.
+func (g *Group) order() []*upstream {
+	n := len(g.servers)
+	start := 0
+	switch g.policy {
+	case Random:
+		start = rand.IntN(max(n, 1))
+	case RoundRobin:
+		start = int(g.next.Add(1)) % max(n, 1)
+	}
+	var up, down []*upstream
+	for i := range n {
+		switch u := g.servers[(start+i)%n]; {
+		case u.loops.Load():
+		case u.down.Load():
+			down = append(down, u)
+		default:
+			up = append(up, u)
+		}
+	}
+	return append(up, down...)
 }
 
 type reply struct {
 	msg *dns.Msg
+	to  *upstream
 	err error
 }
 
-// Exchange returns the first usable answer of an upstream. The query is not changed. Returns ErrBusy or ErrNoUpstream without
-// asking, otherwise the last upstream's error when none answered within Budget.
-func (f *Forwarder) Exchange(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {
-	if len(f.upstreams) == 0 {
-		return nil, ErrNoUpstream
+// Exchange returns the first usable answer and the server that gave it. The query is not changed. Returns ErrBusy or
+// ErrNoUpstream without asking, otherwise the last server's error when none answered within Budget.
+func (g *Group) Exchange(ctx context.Context, query *dns.Msg) (*dns.Msg, string, error) {
+	servers := g.order()
+	if len(servers) == 0 {
+		return nil, "", ErrNoUpstream
 	}
 	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
 	default:
-		return nil, ErrBusy
+		g.metrics.rejects.Inc()
+		return nil, "", ErrBusy
 	}
 	ctx, cancel := context.WithTimeout(ctx, Budget)
 	defer cancel()
-	replies := make(chan reply, len(f.upstreams))
-	ask := func(i int) {
+	replies := make(chan reply, len(servers))
+	ask := func(u *upstream) {
 		go func() {
-			m, err := exchange(ctx, query.Copy(), f.upstreams[i])
-			replies <- reply{m, err}
+			m, err := u.exchange(ctx, query.Copy())
+			replies <- reply{m, u, err}
 		}()
 	}
-	ask(0)
+	ask(servers[0])
 	asked, pending := 1, 1
-	hedge := time.NewTicker(hedgeAfter)
+	hedge := time.NewTimer(servers[0].hedgeAfter())
 	defer hedge.Stop()
 	for {
-		more := false
 		select {
 		case r := <-replies:
 			if pending--; r.err == nil {
-				return r.msg, nil
+				return r.msg, r.to.String(), nil
 			}
-			if asked == len(f.upstreams) && pending == 0 {
-				return nil, r.err
+			if asked == len(servers) && pending == 0 {
+				return nil, "", r.err
 			}
-			more = true
 		case <-hedge.C:
-			more = true
 		}
-		if more && asked < len(f.upstreams) {
-			ask(asked)
+		if asked < len(servers) {
+			ask(servers[asked])
+			hedge.Reset(servers[asked].hedgeAfter())
 			asked, pending = asked+1, pending+1
 		}
 	}
 }
 
-// exchange asks one server by UDP, and again by TCP where the answer did not fit. A server's own failure is an error, so
-// that another one is asked.
-func exchange(ctx context.Context, query *dns.Msg, server string) (*dns.Msg, error) {
-	query.Id = dns.Id()
-	for _, network := range []string{"udp", "tcp"} {
-		client := dns.Client{Net: network, Timeout: Budget, UDPSize: dns.DefaultMsgSize, Dialer: &net.Dialer{Timeout: Budget}}
-		m, _, err := client.ExchangeContext(ctx, query, server)
-		if err != nil {
-			return nil, fmt.Errorf("ask %s: %w", server, err)
-		}
-		if m.Truncated && network == "udp" {
-			continue
-		}
-		if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused {
-			return nil, fmt.Errorf("ask %s: %s", server, dns.RcodeToString[m.Rcode])
-		}
-		return m, nil
+// usable turns a server's own failure into an error, so that another one is asked.
+func usable(m *dns.Msg, u *upstream) error {
+	if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused || m.Rcode == dns.RcodeNotImplemented {
+		return fmt.Errorf("ask %s: %s", u, dns.RcodeToString[m.Rcode])
 	}
-	return nil, fmt.Errorf("ask %s: truncated over TCP", server)
+	return nil
 }
