@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/podnet"
 	"github.com/skep-io/skep/dns/cluster"
+	"github.com/skep-io/skep/dns/config"
 	"github.com/skep-io/skep/dns/forward"
 	"github.com/skep-io/skep/dns/server"
 )
@@ -138,7 +139,7 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	}
 	n.onClose(d.Close)
 	n.clock.reach(networkReady, podCIDR.String())
-	if err := n.startDNS(ctx, factory, objects, dnsAddress); err != nil {
+	if err := n.startDNS(ctx, client, factory, objects, dnsAddress); err != nil {
 		return err
 	}
 	net.start(d)
@@ -149,17 +150,21 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	return nil
 }
 
-func (n *node) startDNS(ctx context.Context, factory informers.SharedInformerFactory, objects *cluster.Objects, address netip.AddrPort) error {
+func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, objects *cluster.Objects, address netip.AddrPort) error {
+	logger := n.logger.With("component", "dns")
 	upstreams, err := forward.FromResolvConf("/etc/resolv.conf", address.Addr())
 	if err != nil {
-		n.logger.Warn("names outside the cluster cannot be resolved", "error", err)
+		logger.Warn("names outside the cluster cannot be resolved", "error", err)
 	}
-	zone, err := cluster.NewZone(cluster.Config{Domain: defaultDomain, Objects: objects, Reverse: []netip.Prefix{n.cfg.serviceCIDR, n.cfg.podCIDR}})
+	pods := cluster.NewPodIndex(client, n.cfg.name, ctx.Done())
+	zone, err := cluster.NewZone(cluster.Config{Domain: defaultDomain, Objects: objects, Pods: pods,
+		Reverse: []netip.Prefix{n.cfg.serviceCIDR, n.cfg.podCIDR}})
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: zone, Upstreams: upstreams, Logger: n.logger.With("component", "dns")})
-	for _, c := range s.Collectors() {
+	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: zone, Clients: pods, Upstreams: upstreams, Logger: logger})
+	watcher := config.NewWatcher(client, n.cfg.name, s.Apply, logger)
+	for _, c := range append(s.Collectors(), watcher.Collectors()...) {
 		if err := prometheus.Register(c); err != nil {
 			return err
 		}
@@ -169,6 +174,7 @@ func (n *node) startDNS(ctx context.Context, factory informers.SharedInformerFac
 	}
 	factory.Start(ctx.Done())
 	n.group.Go(func() error { return s.Run(ctx) })
+	n.group.Go(func() error { return watcher.Run(ctx) })
 	n.clock.reach(dnsReady, address.String())
 	return nil
 }

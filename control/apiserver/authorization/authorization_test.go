@@ -119,6 +119,7 @@ func TestAuthorize(t *testing.T) {
 		"node, its pod":                {node, get("pods", "p1"), true},
 		"node, another pod":            {node, get("pods", "p2"), false},
 		"node, services":               {node, list("services", ""), true},
+		"node's DNS configuration":     {node, authorizer.AttributesRecord{Verb: "watch", Namespace: "kube-system", Resource: "configmaps", Name: "skep-dns", ResourceRequest: true, APIVersion: "v1"}, true},
 		"node without the group":       {someone("system:node:n1"), list("services", ""), false},
 	} {
 		r := c.what
