@@ -18,8 +18,9 @@ import (
 // processed is how the verifier's log tells its work, on every kernel.
 var processed = regexp.MustCompile(`processed (\d+) insns`)
 
-// TestVerifierHasRoom keeps the programs far below the million instructions that the verifier follows: older kernels forget
-// less of what they have seen, and follow more. It loads every program alone, and says what that takes.
+// TestVerifierHasRoom keeps the programs far below the million instructions that the verifier follows. Kernel 5.10 forgets
+// less of what it has seen, and follows up to three times as many as those from 6.1. It loads every program alone, and says
+// what that takes.
 func TestVerifierHasRoom(t *testing.T) {
 	cfg := Config{
 		ClusterNetwork:  netip.MustParsePrefix("10.244.0.0/16"),
@@ -41,6 +42,10 @@ func TestVerifierHasRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	limit := 100_000
+	if !features.SetRetval { // before 5.18
+		limit = 300_000
+	}
 	for _, spec := range []*ebpf.CollectionSpec{sock, pod, netdev} {
 		if err := configure(spec, cfg, features); err != nil {
 			t.Fatal(err)
@@ -51,13 +56,13 @@ func TestVerifierHasRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
-			t.Run(name, func(t *testing.T) { measure(t, spec, o.maps, name) })
+			t.Run(name, func(t *testing.T) { measure(t, spec, o.maps, name, limit) })
 		}
 	}
 }
 
 // measure loads one program of an object file on maps that are there.
-func measure(t *testing.T, spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, name string) {
+func measure(t *testing.T, spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, name string, limit int) {
 	only := spec.Copy()
 	only.Programs = map[string]*ebpf.ProgramSpec{name: only.Programs[name]}
 	options := ebpf.CollectionOptions{
@@ -80,7 +85,7 @@ func measure(t *testing.T, spec *ebpf.CollectionSpec, shared map[string]*ebpf.Ma
 		t.Fatal(err)
 	}
 	t.Logf("program %s: %d instructions, %d ms", name, n, took.Milliseconds())
-	if n > 100_000 {
+	if n > limit {
 		t.Errorf("%s: the verifier followed %d instructions", name, n)
 	}
 }

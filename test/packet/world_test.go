@@ -1,6 +1,7 @@
 package packet_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/load"
 	skepnetns "github.com/skep-io/skep/datapath/netns"
+	"github.com/skep-io/skep/datapath/podnet"
 )
 
 // world is a node in a network namespace of its own, with pods and a machine
@@ -224,15 +226,25 @@ func (w *world) pod(name string, addr netip.Addr) netns.NsHandle {
 	w.in(w.node, func() {
 		w.ip("route", "add", addr.String()+"/32", "dev", name)
 		w.ip("route", "add", six(addr).String()+"/128", "dev", name)
-		if err := w.objects.AttachPod(index); err != nil {
-			w.t.Error(err)
-		}
+		w.attach(index, w.objects.AttachPod, abi.ProgFromPod, abi.ProgToPod)
 	})
 	w.row(abi.MapNetns, cookie, abi.AddrFrom(addr))
 	for _, a := range []netip.Addr{addr, six(addr)} {
 		w.row(abi.MapEndpoint, abi.AddrFrom(a), abi.Endpoint{Ifindex: uint32(index), Mac: mac})
 	}
 	return ns
+}
+
+// attach uses links, and filters on kernels that have no links for devices.
+func (w *world) attach(index int, links func(int) error, ingress, egress string) {
+	w.t.Helper()
+	err := links(index)
+	if errors.Is(err, load.ErrNoTCX) {
+		err = podnet.AttachFilters(index, w.objects.Program(ingress).FD(), w.objects.Program(egress).FD())
+	}
+	if err != nil {
+		w.t.Error(err)
+	}
 }
 
 // outside makes the machine that knows only the node's address, and that
@@ -249,9 +261,7 @@ func (w *world) outside() netns.NsHandle {
 	w.in(w.node, func() {
 		w.ip("addr", "add", nodeIP.String()+"/24", "dev", "up0")
 		w.ip("addr", "add", six(nodeIP).String()+"/120", "dev", "up0", "nodad")
-		if err := w.objects.AttachNetdev(index); err != nil {
-			w.t.Error(err)
-		}
+		w.attach(index, w.objects.AttachNetdev, abi.ProgFromNet, abi.ProgToNet)
 	})
 	w.row(abi.MapNode, abi.AddrFrom(nodeIP), abi.Node{Flags: abi.NodeLocal})
 	w.row(abi.MapNode, abi.AddrFrom(six(nodeIP)), abi.Node{Flags: abi.NodeLocal})

@@ -95,7 +95,7 @@ func loadModule(path string) error {
 }
 
 func run(path string) {
-	name := strings.TrimSuffix(filepath.Base(path), ".test")
+	_, name, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".test"), ".") // without the place in the order
 	fmt.Printf("guest: begin %s\n", name)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
