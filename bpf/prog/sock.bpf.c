@@ -132,7 +132,8 @@ INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
 
 /* refuse makes the call fail with ECONNREFUSED. Kernels that cannot say so
  * are sent where nobody can listen: TCP port 0, or the port that this node's
- * loopback is not expected to serve.
+ * loopback is not expected to serve. A socket of IPv6 alone knows no other
+ * loopback than ::1.
  */
 INLINE int refuse(struct peer *p, __u32 proto)
 {
@@ -140,7 +141,12 @@ INLINE int refuse(struct peer *p, __u32 proto)
 		bpf_set_retval(-ECONNREFUSED);
 		return 0;
 	}
-	addr_set_v4(&p->given, bpf_htonl(0x7f000001));
+	if (addr_is_v4(&p->asked)) {
+		addr_set_v4(&p->given, bpf_htonl(0x7f000001));
+	} else {
+		__builtin_memset(&p->given, 0, sizeof(p->given));
+		p->given.bytes[15] = 1;
+	}
 	p->given_port = proto == IPPROTO_TCP ? 0 : bpf_htons(1);
 	return 1;
 }

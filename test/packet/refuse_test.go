@@ -27,8 +27,8 @@ func TestRefusalOnOldKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer coll.Close()
-	w.service(tcp(1, list(at(vip, 81)), nil))
-	w.service(udp(2, list(at(vip, 81)), nil))
+	w.services(tcp(1, list(at(vip, 81)), nil))
+	w.services(udp(2, list(at(vip, 81)), nil))
 	old := &world{t: t, node: w.node, objects: w.objects, home: w.home}
 	t.Run("old", func(t *testing.T) {
 		old.t = t
@@ -36,6 +36,8 @@ func TestRefusalOnOldKernels(t *testing.T) {
 		for name, attach := range map[string]ebpf.AttachType{
 			abi.ProgConnect4: ebpf.AttachCGroupInet4Connect,
 			abi.ProgSendmsg4: ebpf.AttachCGroupUDP4Sendmsg,
+			abi.ProgConnect6: ebpf.AttachCGroupInet6Connect,
+			abi.ProgSendmsg6: ebpf.AttachCGroupUDP6Sendmsg,
 		} {
 			l, err := link.AttachCgroup(link.CgroupOptions{Path: old.sockets, Attach: attach, Program: coll.Programs[name]})
 			if err != nil {
@@ -46,6 +48,8 @@ func TestRefusalOnOldKernels(t *testing.T) {
 		old.translated(func() {
 			old.wantRefused(w.node, "tcp", at(vip, 81))
 			old.wantRefused(w.node, "udp", at(vip, 81))
+			old.wantRefused(w.node, "tcp6", six2(at(vip, 81)))
+			old.wantRefused(w.node, "udp6", six2(at(vip, 81)))
 		})
 	})
 }
