@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,15 +29,15 @@ import (
 // Config is what the network of a node needs to know. Every field is required unless it says otherwise.
 type Config struct {
 	NodeName string
-	// NodeIP is the address by which other nodes reach this one.
-	NodeIP netip.Addr
-	// PodCIDR are the pod addresses of this node, ClusterCIDR those of all nodes; ServiceCIDR are the cluster IPs.
-	PodCIDR, ClusterCIDR, ServiceCIDR netip.Prefix
+	// NodeIPs are the addresses by which other nodes reach this one. Here and below there is one or two, of different families,
+	// the primary family's first.
+	NodeIPs []netip.Addr
+	// PodCIDRs are the pod addresses of this node, ClusterCIDRs those of all nodes; ServiceCIDRs are the cluster IPs.
+	PodCIDRs, ClusterCIDRs, ServiceCIDRs []netip.Prefix
 	// NodePortMin and NodePortMax bound the node ports, both included. Zero means 30000 to 32767.
 	NodePortMin, NodePortMax uint16
-	// ClusterDNS is the cluster IP of the DNS Service; DNS is where this node's server listens, which is its only backend.
-	ClusterDNS netip.Addr
-	DNS        netip.AddrPort
+	// DNS leads the cluster IPs of the DNS Service to where this node's server listens, which is their only backend.
+	DNS map[netip.Addr]netip.AddrPort
 
 	// BPFDir is where programs and maps are pinned, in a BPF file system; CgroupRoot is the root of the cgroup2 hierarchy, whose
 	// processes get Service translation. RunDir holds the pinned network namespaces and a note of what to restore at Cleanup.
@@ -51,18 +52,21 @@ type Config struct {
 
 // validate names the field that cannot be worked with.
 func (c Config) validate() error {
-	for name, prefix := range map[string]netip.Prefix{
-		"PodCIDR": c.PodCIDR, "ClusterCIDR": c.ClusterCIDR, "ServiceCIDR": c.ServiceCIDR,
+	for name, prefixes := range map[string][]netip.Prefix{
+		"PodCIDRs": c.PodCIDRs, "ClusterCIDRs": c.ClusterCIDRs, "ServiceCIDRs": c.ServiceCIDRs,
 	} {
-		if !prefix.IsValid() || !prefix.Addr().Is4() {
-			return fmt.Errorf("datapath: %s %q: want an IPv4 prefix", name, prefix)
+		v4, v6 := split(prefixes, netip.Prefix.Addr)
+		if n := len(prefixes); n == 0 || n > 2 || n == 2 && (!v4.IsValid() || !v6.IsValid()) {
+			return fmt.Errorf("datapath: %s %v: want a prefix of one or of each family", name, prefixes)
 		}
 	}
-	if !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
-		return fmt.Errorf("datapath: PodCIDR %s: outside ClusterCIDR %s", c.PodCIDR, c.ClusterCIDR)
+	pods4, pods6 := split(c.PodCIDRs, netip.Prefix.Addr)
+	all4, all6 := split(c.ClusterCIDRs, netip.Prefix.Addr)
+	if pods4.IsValid() && !all4.Contains(pods4.Addr()) || pods6.IsValid() && !all6.Contains(pods6.Addr()) {
+		return fmt.Errorf("datapath: PodCIDRs %v: outside ClusterCIDRs %v", c.PodCIDRs, c.ClusterCIDRs)
 	}
-	if !c.NodeIP.Is4() {
-		return fmt.Errorf("datapath: NodeIP %q: want an IPv4 address", c.NodeIP)
+	if len(c.NodeIPs) == 0 || slices.ContainsFunc(c.NodeIPs, func(a netip.Addr) bool { return !a.IsValid() }) {
+		return fmt.Errorf("datapath: NodeIPs %v: want addresses", c.NodeIPs)
 	}
 	for name, value := range map[string]string{
 		"NodeName": c.NodeName, "BPFDir": c.BPFDir, "CgroupRoot": c.CgroupRoot, "RunDir": c.RunDir,
@@ -145,6 +149,27 @@ func (d *Datapath) visit(wanted func(cookie uint64) bool, fn func() error) error
 	return d.pods.Visit(wanted, fn)
 }
 
+// split returns the first of IPv4 and the first of IPv6, zero where there is none.
+func split[T any](list []T, address func(T) netip.Addr) (v4, v6 T) {
+	for _, e := range slices.Backward(list) {
+		if address(e).Is4() {
+			v4 = e
+		} else {
+			v6 = e
+		}
+	}
+	return v4, v6
+}
+
+// routers are the node's own addresses in its pod ranges.
+func routers(cfg Config) []netip.Addr {
+	var list []netip.Addr
+	for _, p := range cfg.PodCIDRs {
+		list = append(list, ipam.Router(p))
+	}
+	return list
+}
+
 // reconnect gives the pods that are there the programs at hand, after which those of the process before have no work left.
 func (d *Datapath) reconnect(ctx context.Context) {
 	err := d.pods.Reconnect(ctx)
@@ -157,16 +182,17 @@ func (d *Datapath) reconnect(ctx context.Context) {
 }
 
 func (d *Datapath) openMaps() (err error) {
-	d.objects, err = load.Open(load.Config{
-		Dir:            d.cfg.BPFDir,
-		ClusterNetwork: d.cfg.ClusterCIDR,
-		PodNetwork:     d.cfg.PodCIDR,
-		ServiceNetwork: d.cfg.ServiceCIDR,
-		Router:         ipam.Router(d.cfg.PodCIDR),
-		NodePortMin:    d.cfg.NodePortMin,
-		NodePortMax:    d.cfg.NodePortMax,
-		Logger:         d.cfg.Logger,
-	})
+	cfg := load.Config{
+		Dir:         d.cfg.BPFDir,
+		NodePortMin: d.cfg.NodePortMin,
+		NodePortMax: d.cfg.NodePortMax,
+		Logger:      d.cfg.Logger,
+	}
+	cfg.ClusterNetwork, cfg.ClusterNetwork6 = split(d.cfg.ClusterCIDRs, netip.Prefix.Addr)
+	cfg.PodNetwork, cfg.PodNetwork6 = split(d.cfg.PodCIDRs, netip.Prefix.Addr)
+	cfg.ServiceNetwork, cfg.ServiceNetwork6 = split(d.cfg.ServiceCIDRs, netip.Prefix.Addr)
+	cfg.Router, cfg.Router6 = split(routers(d.cfg), func(a netip.Addr) netip.Addr { return a })
+	d.objects, err = load.Open(cfg)
 	if err != nil {
 		return err
 	}
@@ -181,7 +207,7 @@ func (d *Datapath) openMaps() (err error) {
 
 // setupHost sets up the node's own end and then the pods'.
 func (d *Datapath) setupHost() (*podnet.Host, error) {
-	host, err := podnet.NewHost(d.cfg.PodCIDR, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes}, d.cfg.Logger)
+	host, err := podnet.NewHost(d.cfg.PodCIDRs, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes}, d.cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -191,13 +217,13 @@ func (d *Datapath) setupHost() (*podnet.Host, error) {
 	if err := host.Refresh(); err != nil {
 		return nil, err
 	}
-	mtu, err := podnet.MTU()
+	mtu, err := host.MTU()
 	if err != nil {
 		return nil, err
 	}
 	d.pods, err = podnet.New(podnet.Config{
 		Dir:       namespacesDir(d.cfg),
-		PodCIDR:   d.cfg.PodCIDR,
+		PodCIDRs:  d.cfg.PodCIDRs,
 		MTU:       mtu,
 		Programs:  programs{d.objects},
 		Endpoints: endpoints{d.maps, d.flows},

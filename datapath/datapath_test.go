@@ -101,6 +101,14 @@ type node struct {
 	client *fake.Clientset
 }
 
+func prefixes(list ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
 // startNode starts the network of a node in the namespace of the test process.
 func startNode(t testing.TB) *node {
 	t.Helper()
@@ -111,17 +119,16 @@ func startNode(t testing.TB) *node {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(bpffs, unix.MNT_DETACH) })
 	n.cfg = Config{
-		NodeName:    "node-a",
-		NodeIP:      netip.MustParseAddr("192.0.2.1"),
-		PodCIDR:     netip.MustParsePrefix("10.244.7.0/24"),
-		ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.97.0.0/16"),
-		ClusterDNS:  netip.MustParseAddr("10.97.0.10"),
-		DNS:         netip.MustParseAddrPort("10.244.7.1:53"),
-		BPFDir:      filepath.Join(bpffs, "skep"),
-		CgroupRoot:  os.Getenv("SKEP_TEST_IN_NAMESPACE"),
-		RunDir:      t.TempDir(),
-		Logger:      slog.New(slog.NewTextHandler(t.Output(), nil)),
+		NodeName:     "node-a",
+		NodeIPs:      []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		PodCIDRs:     prefixes("10.244.7.0/24", "fd00:10:244:7::/64"),
+		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+		ServiceCIDRs: prefixes("10.97.0.0/16", "fd00:10:97::/112"),
+		DNS:          map[netip.Addr]netip.AddrPort{netip.MustParseAddr("10.97.0.10"): netip.MustParseAddrPort("10.244.7.1:53")},
+		BPFDir:       filepath.Join(bpffs, "skep"),
+		CgroupRoot:   os.Getenv("SKEP_TEST_IN_NAMESPACE"),
+		RunDir:       t.TempDir(),
+		Logger:       slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	addOutside(t)
 	n.start(t)
@@ -438,7 +445,7 @@ func TestMasquerade(t *testing.T) {
 		go serveTCP(l, "outside")
 		return nil
 	})
-	if saw := assertAnswer(t, a.ns, "tcp4", "192.0.2.9:8080", pod{name: "outside"}); saw != n.cfg.NodeIP {
+	if saw := assertAnswer(t, a.ns, "tcp4", "192.0.2.9:8080", pod{name: "outside"}); saw != n.cfg.NodeIPs[0] {
 		t.Errorf("the outside saw the pod as %s", saw)
 	}
 }
@@ -497,16 +504,18 @@ func TestRestart(t *testing.T) {
 
 func TestStartRefusesBadConfig(t *testing.T) {
 	good := Config{
-		NodeName: "a", NodeIP: netip.MustParseAddr("192.0.2.1"),
-		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.97.0.0/16"), BPFDir: "/b", CgroupRoot: "/c", RunDir: "/r",
+		NodeName: "a", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		PodCIDRs: prefixes("fd00:1::/64", "10.244.0.0/24"), ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:1::/56"),
+		ServiceCIDRs: prefixes("10.97.0.0/16"), BPFDir: "/b", CgroupRoot: "/c", RunDir: "/r",
 	}
 	must(t, good.validate())
 	for field, spoil := range map[string]func(*Config){
-		"PodCIDR":     func(c *Config) { c.PodCIDR = netip.MustParsePrefix("10.0.0.0/24") },
-		"ServiceCIDR": func(c *Config) { c.ServiceCIDR = netip.Prefix{} },
-		"NodeIP":      func(c *Config) { c.NodeIP = netip.MustParseAddr("fd00::1") },
-		"RunDir":      func(c *Config) { c.RunDir = "" },
+		"PodCIDRs [10.0":  func(c *Config) { c.PodCIDRs = prefixes("10.0.0.0/24") },
+		"PodCIDRs [fd00":  func(c *Config) { c.PodCIDRs = prefixes("fd00:2::/64") },
+		"ServiceCIDRs []": func(c *Config) { c.ServiceCIDRs = nil },
+		"ServiceCIDRs [1": func(c *Config) { c.ServiceCIDRs = prefixes("10.97.0.0/16", "10.98.0.0/16") },
+		"NodeIPs":         func(c *Config) { c.NodeIPs = nil },
+		"RunDir":          func(c *Config) { c.RunDir = "" },
 	} {
 		bad := good
 		spoil(&bad)

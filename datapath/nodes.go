@@ -4,12 +4,12 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
-	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/podnet"
 	"github.com/skep-io/skep/datapath/reconcile"
 )
@@ -23,8 +23,10 @@ var (
 // the others' from the API. It is safe for concurrent use.
 type nodes struct {
 	maps *bpfmap.Maps
-	// own are the addresses that this node has whatever its devices say: NodeIP and the router's.
+	// own are the addresses that this node has whatever its devices say: NodeIPs and the routers'.
 	own []netip.Addr
+	// preferred are the NodeIPs: of a device's addresses of a family they stand for the pods, if it has them.
+	preferred []netip.Addr
 
 	mu        sync.Mutex
 	local     map[netip.Addr]struct{}
@@ -35,10 +37,11 @@ type nodes struct {
 
 func newNodes(cfg Config, m *bpfmap.Maps) (*nodes, error) {
 	n := &nodes{
-		maps:   m,
-		own:    []netip.Addr{cfg.NodeIP, ipam.Router(cfg.PodCIDR)},
-		local:  map[netip.Addr]struct{}{},
-		remote: map[netip.Addr]struct{}{},
+		maps:      m,
+		own:       slices.Concat(cfg.NodeIPs, routers(cfg)),
+		preferred: cfg.NodeIPs,
+		local:     map[netip.Addr]struct{}{},
+		remote:    map[netip.Addr]struct{}{},
 	}
 	rows, err := m.Nodes().List()
 	if err != nil {
@@ -64,7 +67,7 @@ func (n *nodes) setUplinks(uplinks []podnet.Uplink) error {
 	n.local = map[netip.Addr]struct{}{}
 	devices := map[int]desired.Device{}
 	for _, u := range uplinks {
-		devices[u.Index] = desired.Device{Masquerade: u.Addresses[0]}
+		devices[u.Index] = n.device(u)
 		for _, a := range u.Addresses {
 			n.local[a] = struct{}{}
 		}
@@ -72,6 +75,14 @@ func (n *nodes) setUplinks(uplinks []podnet.Uplink) error {
 	n.devices.Replace(devices)
 	_, err := n.devices.Apply()
 	return errors.Join(err, n.applyAddresses())
+}
+
+// device says by which addresses an uplink speaks for the pods: the node's own, else the first that it has of a family.
+func (n *nodes) device(u podnet.Uplink) desired.Device {
+	addresses := slices.DeleteFunc(slices.Clone(n.preferred), func(a netip.Addr) bool { return !slices.Contains(u.Addresses, a) })
+	var d desired.Device
+	d.Masquerade, d.Masquerade6 = split(slices.Concat(addresses, u.Addresses), func(a netip.Addr) netip.Addr { return a })
+	return d
 }
 
 // setRemote takes over the addresses of all other nodes.

@@ -69,7 +69,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		return nil, err
 	}
 	s := &services{
-		view:      translate.View{NodeName: cfg.NodeName, DNS: map[netip.Addr]netip.AddrPort{cfg.ClusterDNS: cfg.DNS}},
+		view:      translate.View{NodeName: cfg.NodeName, DNS: cfg.DNS},
 		nodeName:  cfg.NodeName,
 		informers: cfg.Informers,
 		services:  cfg.Informers.Core().V1().Services().Lister(),

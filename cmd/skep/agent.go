@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -96,10 +97,10 @@ func (n *node) runAgent(ctx context.Context, containers *runtime.Runtime, net *n
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(n.keys.CA.Cert)
 	a, err := agent.New(ctx, agent.Config{
-		NodeName: n.cfg.name, NodeIP: n.cfg.ip, DataDir: n.cfg.paths.data, RunDir: n.cfg.paths.run, RESTConfig: n.nodeClient(),
-		Listen: netip.AddrPortFrom(n.cfg.ip, uint16(n.cfg.agentPort)), TLS: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots},
+		NodeName: n.cfg.name, NodeIPs: n.cfg.ips, DataDir: n.cfg.paths.data, RunDir: n.cfg.paths.run, RESTConfig: n.nodeClient(),
+		Listen: ports(n.cfg.ips, uint16(n.cfg.agentPort)), TLS: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots},
 		Runtime: containers, Network: net, NetworkReady: net.ready,
-		ClusterDNS: n.cfg.dnsServiceIP(), ClusterDomain: defaultDomain, Logger: n.logger.With("component", "agent"),
+		ClusterDNS: n.cfg.serviceIPs(dnsServiceIP)[0], ClusterDomain: defaultDomain, Logger: n.logger.With("component", "agent"),
 	})
 	if err != nil {
 		return err
@@ -115,9 +116,9 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	if err != nil {
 		return fmt.Errorf("wait for pod addresses of node %s: %w", n.cfg.name, err)
 	}
-	podCIDR, err := netip.ParsePrefix(registered.Spec.PodCIDR)
+	podCIDRs, err := parsePrefixes(registered.Spec.PodCIDRs)
 	if err != nil {
-		return fmt.Errorf("node %s: spec.podCIDR: %w", n.cfg.name, err)
+		return fmt.Errorf("node %s: spec.podCIDRs: %w", n.cfg.name, err)
 	}
 	cgroup, err := n.cfg.cgroupRoot()
 	if err != nil {
@@ -128,41 +129,57 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	if err != nil {
 		return err
 	}
-	dnsAddress := netip.AddrPortFrom(ipam.Router(podCIDR), 53)
+	var routers []netip.Addr
+	for _, p := range podCIDRs {
+		routers = append(routers, ipam.Router(p))
+	}
 	d, err := datapath.Start(ctx, datapath.Config{
-		NodeName: n.cfg.name, NodeIP: n.cfg.ip, PodCIDR: podCIDR, ClusterCIDR: n.cfg.podCIDR, ServiceCIDR: n.cfg.serviceCIDR,
-		ClusterDNS: n.cfg.dnsServiceIP(), DNS: dnsAddress, BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
+		NodeName: n.cfg.name, NodeIPs: n.cfg.ips, PodCIDRs: podCIDRs, ClusterCIDRs: n.cfg.podCIDRs, ServiceCIDRs: n.cfg.serviceCIDRs,
+		DNS: n.cfg.dnsServers(ports(routers, 53)), BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
 		Informers: factory, Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
 	})
 	if err != nil {
 		return err
 	}
 	n.onClose(d.Close)
-	n.clock.reach(networkReady, podCIDR.String())
-	if err := n.startDNS(ctx, client, factory, objects, dnsAddress); err != nil {
+	n.clock.reach(networkReady, join(podCIDRs))
+	if err := n.startDNS(ctx, client, factory, objects, ports(routers, 53)); err != nil {
 		return err
 	}
 	net.start(d)
 	if _, err := awaitNode(ctx, client, n.cfg.name, ready); err != nil {
 		return fmt.Errorf("wait for node %s: %w", n.cfg.name, err)
 	}
-	n.clock.reach(nodeReady, n.cfg.name+" "+n.cfg.ip.String())
+	n.clock.reach(nodeReady, n.cfg.name+" "+join(n.cfg.ips))
 	return nil
 }
 
-func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, objects *cluster.Objects, address netip.AddrPort) error {
+// ports are the addresses with a port.
+func ports(addresses []netip.Addr, port uint16) []netip.AddrPort {
+	var list []netip.AddrPort
+	for _, a := range addresses {
+		list = append(list, netip.AddrPortFrom(a, port))
+	}
+	return list
+}
+
+func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, objects *cluster.Objects, listen []netip.AddrPort) error {
 	logger := n.logger.With("component", "dns")
-	upstreams, err := forward.FromResolvConf("/etc/resolv.conf", address.Addr())
+	var own []netip.Addr
+	for _, l := range listen {
+		own = append(own, l.Addr())
+	}
+	upstreams, err := forward.FromResolvConf("/etc/resolv.conf", own...)
 	if err != nil {
 		logger.Warn("names outside the cluster cannot be resolved", "error", err)
 	}
 	pods := cluster.NewPodIndex(client, n.cfg.name, ctx.Done())
 	zone, err := cluster.NewZone(cluster.Config{Domain: defaultDomain, Objects: objects, Pods: pods,
-		Reverse: []netip.Prefix{n.cfg.serviceCIDR, n.cfg.podCIDR}})
+		Reverse: slices.Concat(n.cfg.serviceCIDRs, n.cfg.podCIDRs)})
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Config{Listen: []netip.AddrPort{address}, Zone: zone, Clients: pods, Upstreams: upstreams, Logger: logger})
+	s := server.New(server.Config{Listen: listen, Zone: zone, Clients: pods, Upstreams: upstreams, Logger: logger})
 	watcher := config.NewWatcher(client, n.cfg.name, s.Apply, logger)
 	for _, c := range append(s.Collectors(), watcher.Collectors()...) {
 		if err := prometheus.Register(c); err != nil {
@@ -175,7 +192,7 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 	factory.Start(ctx.Done())
 	n.group.Go(func() error { return s.Run(ctx) })
 	n.group.Go(func() error { return watcher.Run(ctx) })
-	n.clock.reach(dnsReady, address.String())
+	n.clock.reach(dnsReady, join(listen))
 	return nil
 }
 

@@ -113,8 +113,13 @@ func (o *netOptions) names(ctx context.Context) observe.Names {
 	}
 	if pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{}); err == nil {
 		for _, p := range pods.Items {
-			if addr, err := netip.ParseAddr(p.Status.PodIP); err == nil && !p.Spec.HostNetwork {
-				names.Pods[addr] = p.Namespace + "/" + p.Name
+			if p.Spec.HostNetwork {
+				continue
+			}
+			for _, ip := range p.Status.PodIPs {
+				if addr, err := netip.ParseAddr(ip.IP); err == nil {
+					names.Pods[addr] = p.Namespace + "/" + p.Name
+				}
 			}
 		}
 	}
@@ -134,6 +139,7 @@ func nameService(names map[netip.AddrPort]string, svc *corev1.Service) {
 		}
 		if p.NodePort != 0 {
 			names[netip.AddrPortFrom(desired.AnyLocal, uint16(p.NodePort))] = name
+			names[netip.AddrPortFrom(desired.AnyLocal6, uint16(p.NodePort))] = name
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -143,12 +144,12 @@ func (n *node) startStore(ctx context.Context) error {
 	parts.Go(func() (err error) {
 		n.keys, err = pki.Ensure(n.cfg.paths.keys(), pki.Names{
 			DNS: []string{"localhost", n.cfg.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + defaultDomain},
-			IPs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), n.cfg.ip, n.cfg.apiServiceIP()},
+			IPs: slices.Concat([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, n.cfg.ips, n.cfg.serviceIPs(apiServiceIP)),
 		})
 		if err != nil {
 			return err
 		}
-		if n.identity, err = n.keys.EnsureNode(n.cfg.name, []netip.Addr{n.cfg.ip}); err != nil {
+		if n.identity, err = n.keys.EnsureNode(n.cfg.name, n.cfg.ips); err != nil {
 			return err
 		}
 		return n.keys.WriteKubeconfig(n.cfg.paths.kubeconfig(), n.serverURL(), "admin", n.keys.Admin)
@@ -161,9 +162,9 @@ func (n *node) serverURL() string { return fmt.Sprintf("https://127.0.0.1:%d", n
 // startServer serves the API and then runs the controllers and the scheduler.
 func (n *node) startServer(ctx context.Context) error {
 	s, err := apiserver.New(ctx, apiserver.Config{
-		Port: n.cfg.apiPort, AdvertiseAddress: n.cfg.ip, EtcdEndpoints: n.store.Endpoints(), Keys: n.keys,
-		ServiceCIDR: n.cfg.serviceCIDR, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
-		APIServiceIP: n.cfg.apiServiceIP(), DNSServiceIP: n.cfg.dnsServiceIP(), ClusterDomain: defaultDomain,
+		Port: n.cfg.apiPort, AdvertiseAddress: n.cfg.ips[0], EtcdEndpoints: n.store.Endpoints(), Keys: n.keys,
+		ServiceCIDRs: n.cfg.serviceCIDRs, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
+		APIServiceIP: n.cfg.serviceIPs(apiServiceIP)[0], DNSServiceIPs: n.cfg.serviceIPs(dnsServiceIP), ClusterDomain: defaultDomain,
 		AgentPort: n.cfg.agentPort, Logger: n.logger.With("component", "apiserver"),
 	})
 	if err != nil {
@@ -192,7 +193,7 @@ func (n *node) startControllers(ctx context.Context, cfg *rest.Config) error {
 	n.group.Go(func() error {
 		return controller.Run(ctx, controller.Config{
 			Client: client, Metadata: meta, Informers: controller.NewInformers(client),
-			PodCIDR: n.cfg.podCIDR, RootCA: n.keys.CA.Cert, Logger: n.logger.With("component", "controller"),
+			PodCIDRs: n.cfg.podCIDRs, RootCA: n.keys.CA.Cert, Logger: n.logger.With("component", "controller"),
 		})
 	})
 	return nil

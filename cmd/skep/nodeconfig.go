@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,21 +22,23 @@ type nodeConfig struct {
 	// translation; empty means the root.
 	cgroup string
 	name   string
-	ip     netip.Addr
+	// ips are the node's addresses, at most one of each family, that of the primary family first.
+	ips []netip.Addr
 	// containerd is the socket of a containerd that runs already, empty for one of our own.
 	containerd string
-	// serviceCIDR and podCIDR are the cluster IPs and the pod addresses of all nodes.
-	serviceCIDR, podCIDR netip.Prefix
-	apiPort, agentPort   int
+	// serviceCIDRs and podCIDRs are the cluster IPs and the pod addresses of all nodes, a range of each family that the cluster
+	// has, the primary one first.
+	serviceCIDRs, podCIDRs []netip.Prefix
+	apiPort, agentPort     int
 }
 
 func defaultNodeConfig() nodeConfig {
 	return nodeConfig{
-		paths:       defaultPaths(),
-		serviceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
-		podCIDR:     netip.MustParsePrefix("10.244.0.0/16"),
-		apiPort:     6443,
-		agentPort:   10250,
+		paths:        defaultPaths(),
+		serviceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+		podCIDRs:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		apiPort:      6443,
+		agentPort:    10250,
 	}
 }
 
@@ -53,9 +54,9 @@ func placeFlags(cmd *cobra.Command, cfg *nodeConfig) {
 // args are the flags that make another process use this configuration.
 func (c nodeConfig) args() []string {
 	args := []string{"--data-dir", c.paths.data, "--run-dir", c.paths.run, "--bpf-dir", c.paths.bpf, "--cgroup", c.cgroup,
-		"--node-name", c.name, "--containerd-address", c.containerd, "--service-cidr", c.serviceCIDR.String(), "--pod-cidr", c.podCIDR.String()}
-	if c.ip.IsValid() {
-		args = append(args, "--node-ip", c.ip.String())
+		"--node-name", c.name, "--containerd-address", c.containerd, "--service-cidr", join(c.serviceCIDRs), "--pod-cidr", join(c.podCIDRs)}
+	if len(c.ips) > 0 {
+		args = append(args, "--node-ip", join(c.ips))
 	}
 	return args
 }
@@ -72,12 +73,10 @@ func (c *nodeConfig) complete() error {
 	if errs := validation.IsDNS1123Subdomain(c.name); len(errs) > 0 {
 		return fmt.Errorf("node name %q: %s; choose one with --node-name", c.name, strings.Join(errs, ", "))
 	}
-	if !c.ip.IsValid() {
-		ip, err := machineIP()
-		if err != nil {
+	if len(c.ips) == 0 {
+		if err := c.findIPs(); err != nil {
 			return err
 		}
-		c.ip = ip
 	}
 	for _, dir := range []*string{&c.paths.data, &c.paths.run, &c.paths.bpf} {
 		abs, err := filepath.Abs(*dir)
@@ -86,42 +85,7 @@ func (c *nodeConfig) complete() error {
 		}
 		*dir = abs
 	}
-	if c.serviceCIDR.Overlaps(c.podCIDR) {
-		return fmt.Errorf("--service-cidr %s and --pod-cidr %s overlap", c.serviceCIDR, c.podCIDR)
-	}
 	return nil
-}
-
-// serviceIP is the n-th address of the service range.
-func (c *nodeConfig) serviceIP(n int) netip.Addr {
-	ip := c.serviceCIDR.Masked().Addr()
-	for range n {
-		ip = ip.Next()
-	}
-	return ip
-}
-
-// The fixed cluster IPs: default/kubernetes and kube-system/kube-dns.
-func (c *nodeConfig) apiServiceIP() netip.Addr { return c.serviceIP(1) }
-func (c *nodeConfig) dnsServiceIP() netip.Addr { return c.serviceIP(10) }
-
-// machineIP is the IPv4 address from which this machine would talk to the world, else its first one that is no loopback.
-func machineIP() (netip.Addr, error) {
-	// Connecting a datagram socket sends nothing: it only asks for a route.
-	if conn, err := net.Dial("udp4", "192.0.2.1:9"); err == nil {
-		defer conn.Close()
-		return netip.MustParseAddrPort(conn.LocalAddr().String()).Addr(), nil
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
-			return p.Addr(), nil
-		}
-	}
-	return netip.Addr{}, errors.New("this machine has no IPv4 address besides loopback; name one with --node-ip")
 }
 
 // podsCgroup is the cgroup above all pods.

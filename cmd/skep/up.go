@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -18,7 +17,7 @@ import (
 type upOptions struct {
 	node nodeConfig
 	// as given, before they are parsed
-	nodeIP, serviceCIDR, podCIDR string
+	nodeIPs, serviceCIDRs, podCIDRs []string
 
 	detach   bool
 	ensure   bool
@@ -40,6 +39,9 @@ Starting again after "skep down", or after a crash, brings back the same cluster
   # In the background, returning when the node is ready
   skep up --detach --timings
 
+  # With IPv4 and IPv6
+  skep up --pod-cidr 10.244.0.0/16,fd00:10:244::/56 --service-cidr 10.96.0.0/16,fd00:10:96::/112
+
   # With a containerd that runs already
   skep up --containerd-address /run/containerd/containerd.sock`,
 		Args: cobra.NoArgs,
@@ -48,9 +50,9 @@ Starting again after "skep down", or after a crash, brings back the same cluster
 	placeFlags(cmd, &o.node)
 	f := cmd.Flags()
 	f.StringVar(&o.node.name, "node-name", "", "name of this node; default: the host name")
-	f.StringVar(&o.nodeIP, "node-ip", "", "IPv4 address of this node; default: that of the default route")
-	f.StringVar(&o.serviceCIDR, "service-cidr", o.node.serviceCIDR.String(), "range of cluster IPs")
-	f.StringVar(&o.podCIDR, "pod-cidr", o.node.podCIDR.String(), "range of pod addresses of all nodes")
+	f.StringSliceVar(&o.nodeIPs, "node-ip", nil, "addresses of this node, at most one of each family; default: those of the default routes")
+	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", []string{join(o.node.serviceCIDRs)}, "range of cluster IPs; with one of IPv4 and one of IPv6 the cluster is dual-stack, the first being the primary family")
+	f.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{join(o.node.podCIDRs)}, "range of pod addresses of all nodes; of the same families as --service-cidr")
 	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
 	f.BoolVar(&o.detach, "detach", false, "start in the background and return when the node is ready")
 	f.BoolVar(&o.ensure, "ensure", false, "succeed if a node is already running on this machine")
@@ -93,24 +95,7 @@ func (o *upOptions) run(cmd *cobra.Command) error {
 
 // parse reads the flags that are more than text.
 func (o *upOptions) parse() error {
-	for _, r := range []struct {
-		flag, value string
-		into        *netip.Prefix
-	}{{"--service-cidr", o.serviceCIDR, &o.node.serviceCIDR}, {"--pod-cidr", o.podCIDR, &o.node.podCIDR}} {
-		p, err := netip.ParsePrefix(r.value)
-		if err != nil || !p.Addr().Is4() || p.Bits() > 24 {
-			return fmt.Errorf("%s %q is not an IPv4 range of at least 256 addresses", r.flag, r.value)
-		}
-		*r.into = p.Masked()
-	}
-	if o.nodeIP != "" {
-		ip, err := netip.ParseAddr(o.nodeIP)
-		if err != nil || !ip.Is4() {
-			return fmt.Errorf("--node-ip %q is not an IPv4 address", o.nodeIP)
-		}
-		o.node.ip = ip
-	}
-	return o.node.complete()
+	return o.node.parseFamilies(o.nodeIPs, o.serviceCIDRs, o.podCIDRs)
 }
 
 // startDetached starts this command again in a session of its own and follows its milestones until the node is ready.

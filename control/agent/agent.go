@@ -37,15 +37,16 @@ import (
 // Config is what an Agent needs. All fields are required but Labels.
 type Config struct {
 	NodeName string
-	NodeIP   netip.Addr
+	// NodeIPs are the node's addresses, primary first.
+	NodeIPs []netip.Addr
 	// Labels are put on the Node besides the usual ones.
 	Labels map[string]string
 	// DataDir survives a reboot, RunDir need not.
 	DataDir, RunDir string
 	// RESTConfig is a client configuration with the node's identity.
 	RESTConfig *rest.Config
-	// Listen is the address of the https server; its port is usually 10250.
-	Listen netip.AddrPort
+	// Listen are the addresses of the https server, which have one port; it is usually 10250.
+	Listen []netip.AddrPort
 	// TLS holds the server's certificate and, in ClientCAs, the cluster's CA. The agent itself requires client certificates.
 	TLS *tls.Config
 	// Runtime runs the containers. The caller closes it after Run has returned; containers go on.
@@ -53,7 +54,7 @@ type Config struct {
 	Network sandbox.Network
 	// NetworkReady is closed when Network works; the node is not ready before.
 	NetworkReady <-chan struct{}
-	// ClusterDNS is the cluster's DNS address, ClusterDomain its domain, "cluster.local" usually.
+	// ClusterDNS is the cluster's DNS address of the primary family, ClusterDomain its domain, "cluster.local" usually.
 	ClusterDNS    netip.Addr
 	ClusterDomain string
 	Logger        *slog.Logger
@@ -98,7 +99,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a.volumes = volume.New(volume.Config{Dir: podsDir, Client: client, Objects: objects, Allocatable: allocatable, Logger: cfg.Logger})
 	a.recorder = record.NewBroadcaster(record.WithContext(ctx))
 	a.pods = pod.New(pod.Config{
-		NodeName: cfg.NodeName, HostIPs: []netip.Addr{cfg.NodeIP}, LogDir: filepath.Join(cfg.DataDir, "logs", "pods"), PodsDir: podsDir,
+		NodeName: cfg.NodeName, HostIPs: cfg.NodeIPs, LogDir: filepath.Join(cfg.DataDir, "logs", "pods"), PodsDir: podsDir,
 		SeccompDir: filepath.Join(cfg.DataDir, "seccomp"),
 		Client:     client, Runtime: cfg.Runtime, Sandboxes: a.sandboxes, Volumes: a.volumes,
 		Inputs: &env.Resolver{Objects: objects, Services: corelisters.NewServiceLister(a.services.GetIndexer()), Allocatable: allocatable},
@@ -109,7 +110,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Logger:   cfg.Logger,
 	})
 	a.reporter = node.New(node.Config{
-		Name: cfg.NodeName, IP: cfg.NodeIP, Labels: cfg.Labels, DataDir: cfg.DataDir, Port: int32(cfg.Listen.Port()),
+		Name: cfg.NodeName, IPs: cfg.NodeIPs, Labels: cfg.Labels, DataDir: cfg.DataDir, Port: int32(cfg.Listen[0].Port()),
 		RuntimeVersion: version, Images: cfg.Runtime.ListImages, Client: client, Logger: cfg.Logger,
 	}, errNoNetwork)
 	return a, nil

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -30,12 +31,21 @@ func (a *Agent) serve(ctx context.Context, streams http.Handler) error {
 	// Upgrades to exec and attach streams are HTTP/1.1 only.
 	config.NextProtos = []string{"http/1.1"}
 	server := &http.Server{
-		Addr: a.cfg.Listen.String(), Handler: authorized(mux), TLSConfig: config, ReadHeaderTimeout: 10 * time.Second,
+		Handler: authorized(mux), TLSConfig: config, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	return fmt.Errorf("agent server on %s: %w", server.Addr, server.ListenAndServeTLS("", ""))
+	served := make(chan error, len(a.cfg.Listen))
+	for _, address := range a.cfg.Listen {
+		listener, err := net.Listen("tcp", address.String())
+		if err != nil {
+			server.Close()
+			return fmt.Errorf("agent server: %w", err)
+		}
+		go func() { served <- fmt.Errorf("agent server on %s: %w", address, server.ServeTLS(listener, "", "")) }()
+	}
+	return <-served
 }
 
 // authorized lets only the API server and cluster administrators through: a certificate of the cluster alone is not enough, for

@@ -31,6 +31,9 @@ func bootstrap(ctx context.Context, client kubernetes.Interface, cfg Config) err
 			return err
 		}
 	}
+	if err := extendDNS(ctx, client, cfg); err != nil {
+		return err
+	}
 	return ensureEndpoints(ctx, client, cfg)
 }
 
@@ -43,11 +46,16 @@ func apiService(cfg Config) *corev1.Service {
 	}
 }
 
-// dnsService has no selector: on each node it leads to that node's own server.
+// dnsService has no selector: on each node it leads to that node's own server. It has an address of each family that there is.
 func dnsService(cfg Config) *corev1.Service {
+	prefer := corev1.IPFamilyPolicyPreferDualStack
+	var ips []string
+	for _, ip := range cfg.DNSServiceIPs {
+		ips = append(ips, ip.String())
+	}
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: dnsServiceName, Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
-		Spec: corev1.ServiceSpec{ClusterIP: cfg.DNSServiceIP.String(), Ports: []corev1.ServicePort{
+		Spec: corev1.ServiceSpec{ClusterIP: ips[0], ClusterIPs: ips, IPFamilyPolicy: &prefer, Ports: []corev1.ServicePort{
 			{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt(53)},
 			{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt(53)}}},
 	}
@@ -64,12 +72,27 @@ func ensureService(ctx context.Context, client kubernetes.Interface, svc *corev1
 	return nil
 }
 
+// extendDNS gives the DNS Service of a cluster that gained a second family an address of it.
+func extendDNS(ctx context.Context, client kubernetes.Interface, cfg Config) error {
+	want := dnsService(cfg)
+	services := client.CoreV1().Services(want.Namespace)
+	have, err := services.Get(ctx, want.Name, metav1.GetOptions{})
+	if err == nil && len(have.Spec.ClusterIPs) == 1 && len(want.Spec.ClusterIPs) == 2 && have.Spec.ClusterIP == want.Spec.ClusterIP {
+		have.Spec.ClusterIPs, have.Spec.IPFamilyPolicy = want.Spec.ClusterIPs, want.Spec.IPFamilyPolicy
+		_, err = services.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("second address of service %s/%s: %w", want.Namespace, want.Name, err)
+	}
+	return nil
+}
+
 // ensureEndpoints leads the API server's Service to the advertised address.
 func ensureEndpoints(ctx context.Context, client kubernetes.Interface, cfg Config) error {
 	name, protocol, port, ready := "https", corev1.ProtocolTCP, int32(cfg.Port), true
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiServiceName, Labels: map[string]string{discoveryv1.LabelServiceName: apiServiceName}},
-		AddressType: discoveryv1.AddressTypeIPv4,
+		AddressType: addressTypeOf(cfg.AdvertiseAddress),
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cfg.AdvertiseAddress.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
 		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
 	}
@@ -78,6 +101,11 @@ func ensureEndpoints(ctx context.Context, client kubernetes.Interface, cfg Confi
 	switch {
 	case apierrors.IsNotFound(err):
 		_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
+	case err == nil && have.AddressType != slice.AddressType:
+		// It cannot change: the cluster's primary family did.
+		if err = slices.Delete(ctx, slice.Name, metav1.DeleteOptions{}); err == nil {
+			_, err = slices.Create(ctx, slice, metav1.CreateOptions{})
+		}
 	case err == nil && !(equality.Semantic.DeepEqual(have.Endpoints, slice.Endpoints) && equality.Semantic.DeepEqual(have.Ports, slice.Ports)):
 		have.Endpoints, have.Ports = slice.Endpoints, slice.Ports
 		_, err = slices.Update(ctx, have, metav1.UpdateOptions{})
@@ -96,8 +124,16 @@ const (
 
 // reserved keeps the fixed cluster IPs for their Services.
 func reserved(cfg Config) map[netip.Addr]string {
-	return map[netip.Addr]string{
-		cfg.APIServiceIP: metav1.NamespaceDefault + "/" + apiServiceName,
-		cfg.DNSServiceIP: metav1.NamespaceSystem + "/" + dnsServiceName,
+	owners := map[netip.Addr]string{cfg.APIServiceIP: metav1.NamespaceDefault + "/" + apiServiceName}
+	for _, ip := range cfg.DNSServiceIPs {
+		owners[ip] = metav1.NamespaceSystem + "/" + dnsServiceName
 	}
+	return owners
+}
+
+func addressTypeOf(ip netip.Addr) discoveryv1.AddressType {
+	if ip.Is6() {
+		return discoveryv1.AddressTypeIPv6
+	}
+	return discoveryv1.AddressTypeIPv4
 }

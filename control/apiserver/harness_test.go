@@ -47,8 +47,8 @@ func start(t *testing.T, dir string, agentPort int) (c *cluster, stop func()) {
 	port := freePort(t)
 	server, err := apiserver.New(ctx, apiserver.Config{
 		Port: port, AdvertiseAddress: netip.MustParseAddr("198.18.90.1"), EtcdEndpoints: store.Endpoints(), Keys: keys,
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), NodePorts: allocation.Ports{Min: 30000, Max: 32767},
-		APIServiceIP: netip.MustParseAddr("10.96.0.1"), DNSServiceIP: netip.MustParseAddr("10.96.0.10"),
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
+		APIServiceIP: netip.MustParseAddr("10.96.0.1"), DNSServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")},
 		ClusterDomain: "cluster.local", AgentPort: agentPort, Logger: logger,
 	})
 	if err != nil {

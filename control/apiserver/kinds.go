@@ -30,7 +30,7 @@ func newKinds(cfg Config, scheme *runtime.Scheme, stores *storages) (*kinds, err
 	k := &kinds{
 		all:      groups{},
 		byKind:   map[string]*registry.Resource{},
-		services: allocation.New(allocation.Config{Services: cfg.ServiceCIDR, Ports: cfg.NodePorts, Reserved: reserved(cfg)}),
+		services: allocation.New(allocation.Config{Services: cfg.ServiceCIDRs, Ports: cfg.NodePorts, Reserved: reserved(cfg)}),
 	}
 	for _, row := range api.Resources() {
 		if err := k.add(scheme, row, stores); err != nil {

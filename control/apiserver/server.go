@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	goruntime "runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,11 +42,14 @@ type Config struct {
 	EtcdEndpoints []string
 	// Keys are the cluster's.
 	Keys *pki.Bundle
-	// ServiceCIDR is the range of cluster IPs, NodePorts that of node ports.
-	ServiceCIDR netip.Prefix
-	NodePorts   allocation.Ports
-	// APIServiceIP and DNSServiceIP are the fixed cluster IPs of default/kubernetes and kube-system/kube-dns.
-	APIServiceIP, DNSServiceIP netip.Addr
+	// ServiceCIDRs are the ranges of cluster IPs, one or two of different families, the default family's first. NodePorts is the
+	// range of node ports.
+	ServiceCIDRs []netip.Prefix
+	NodePorts    allocation.Ports
+	// APIServiceIP is the fixed cluster IP of default/kubernetes. DNSServiceIPs are those of kube-system/kube-dns, one of each
+	// range in their order.
+	APIServiceIP  netip.Addr
+	DNSServiceIPs []netip.Addr
 	// ClusterDomain is the cluster's DNS domain, by which tokens name their issuer.
 	ClusterDomain string
 	// AgentPort is the https port of the nodes' agents.
@@ -113,7 +117,7 @@ func genericConfig(cfg Config, codecs serializer.CodecFactory) (*genericapiserve
 	c.SkipOpenAPIInstallation = true
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	serving := options.NewSecureServingOptions().WithLoopback()
-	serving.BindAddress, serving.BindPort = net.IPv4zero, cfg.Port
+	serving.BindAddress, serving.BindPort = bindAddress(cfg), cfg.Port
 	serving.ServerCert.CertKey = options.CertKey{CertFile: cfg.Keys.Server.CertFile, KeyFile: cfg.Keys.Server.KeyFile}
 	if err := serving.ApplyTo(&c.SecureServing, &c.LoopbackClientConfig); err != nil {
 		return nil, fmt.Errorf("listen on port %d: %w", cfg.Port, err)
@@ -161,4 +165,12 @@ type servedVersion struct {
 func (servedVersion) Info() *version.Info {
 	return &version.Info{Major: "1", Minor: "37", GitVersion: "v" + Version + "+skep", GitTreeState: "clean",
 		GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH}
+}
+
+// bindAddress is every address of the machine: of IPv4 alone where the cluster has no IPv6, since the kernel may not have it.
+func bindAddress(cfg Config) net.IP {
+	if slices.ContainsFunc(cfg.ServiceCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		return net.IPv6zero
+	}
+	return net.IPv4zero
 }

@@ -39,15 +39,15 @@ const (
 	DefaultTerminatedPodThreshold = 12500
 )
 
-// Config is what the loops need. Client, Metadata, Informers, PodCIDR, RootCA and Logger are required.
+// Config is what the loops need. Client, Metadata, Informers, PodCIDRs, RootCA and Logger are required.
 type Config struct {
 	// Client and Metadata reach the API server with the rights of all loops together.
 	Client   kubernetes.Interface
 	Metadata metadata.Interface
 	// Informers is the factory that all loops share; NewInformers makes one. Run starts it.
 	Informers informers.SharedInformerFactory
-	// PodCIDR is the cluster's pod range, cut into node ranges.
-	PodCIDR netip.Prefix
+	// PodCIDRs are the cluster's pod ranges, one a family, cut into node ranges.
+	PodCIDRs []netip.Prefix
 	// RootCA is the certificate of the cluster's CA in PEM, published in every namespace.
 	RootCA []byte
 	// NodeGracePeriod is how long a node may be silent; 0 means DefaultNodeGracePeriod.
@@ -112,7 +112,7 @@ func newLoops(config Config, broadcaster record.EventBroadcaster) ([]loop, error
 		loops = append(loops, l)
 	}
 	// The order is that of need: a node gets its range and a namespace its account before pods come.
-	nodes, err := node.New(client, factory, node.Config{PodCIDR: config.PodCIDR, GracePeriod: config.NodeGracePeriod}, recorder("node-controller"), logger)
+	nodes, err := node.New(client, factory, node.Config{PodCIDRs: config.PodCIDRs, GracePeriod: config.NodeGracePeriod}, recorder("node-controller"), logger)
 	add("node", nodes, err)
 	accounts, err := serviceaccount.New(client, factory, config.RootCA, logger)
 	add("serviceaccount", accounts, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,7 +102,7 @@ func TestFromDeploymentToEndpoints(t *testing.T) {
 		go func() {
 			done <- controller.Run(ctx, controller.Config{
 				Client: client, Metadata: metadatafake.NewSimpleMetadataClient(scheme), Informers: factory,
-				PodCIDR: netip.MustParsePrefix("10.244.0.0/16"), RootCA: []byte("pem"), Logger: slog.New(slog.DiscardHandler),
+				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}, RootCA: []byte("pem"), Logger: slog.New(slog.DiscardHandler),
 			})
 		}()
 		create(ctx, t, client)
@@ -109,8 +110,8 @@ func TestFromDeploymentToEndpoints(t *testing.T) {
 		synctest.Wait()
 
 		node := must[*corev1.Node](t)(client.CoreV1().Nodes().Get(ctx, "n", metav1.GetOptions{}))
-		if node.Spec.PodCIDR != "10.244.0.0/24" {
-			t.Errorf("the node's pod range is %q", node.Spec.PodCIDR)
+		if node.Spec.PodCIDR != "10.244.0.0/24" || !slices.Equal(node.Spec.PodCIDRs, []string{"10.244.0.0/24", "fd00:10:244::/64"}) {
+			t.Errorf("the node's pod ranges are %q, %q", node.Spec.PodCIDR, node.Spec.PodCIDRs)
 		}
 		must[*corev1.ServiceAccount](t)(client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{}))
 		if ca := must[*corev1.ConfigMap](t)(client.CoreV1().ConfigMaps("default").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})); ca.Data["ca.crt"] != "pem" {

@@ -78,7 +78,13 @@ func (m *Maps) Dump() (string, error) {
 		return "", err
 	}
 	for index, d := range devices {
-		lines = append(lines, fmt.Sprintf("device %d masquerade=%s", index, d.Masquerade))
+		line := fmt.Sprintf("device %d", index)
+		for _, a := range []netip.Addr{d.Masquerade, d.Masquerade6} {
+			if a.IsValid() {
+				line += " masquerade=" + a.String()
+			}
+		}
+		lines = append(lines, line)
 	}
 	slices.Sort(lines)
 	if len(lines) == 0 {

@@ -43,7 +43,7 @@ func (m *Maps) Devices() Devices { return Devices{m} }
 
 // Put writes the row of a device.
 func (t Devices) Put(index int, d desired.Device) error {
-	return t.maps.device.put(uint32(index), abi.Device{Masquerade: abi.AddrFrom(d.Masquerade)})
+	return t.maps.device.put(uint32(index), abi.Device{Masquerade: abi.AddrFrom(d.Masquerade), Masquerade6: abi.AddrFrom(d.Masquerade6)})
 }
 
 // Delete removes the row of a device.
@@ -53,8 +53,16 @@ func (t Devices) Delete(index int) error { return t.maps.device.delete(uint32(in
 func (t Devices) List() (map[int]desired.Device, error) {
 	rows := map[int]desired.Device{}
 	err := t.maps.device.each(func(k uint32, v abi.Device) bool {
-		rows[int(k)] = desired.Device{Masquerade: v.Masquerade.Netip()}
+		rows[int(k)] = desired.Device{Masquerade: known(v.Masquerade), Masquerade6: known(v.Masquerade6)}
 		return true
 	})
 	return rows, err
+}
+
+// known is the address of a field in which all zero stands for none.
+func known(a abi.Addr) netip.Addr {
+	if a == (abi.Addr{}) {
+		return netip.Addr{}
+	}
+	return a.Netip()
 }

@@ -194,6 +194,7 @@ type Node struct {
 
 // Device is a device of this node that leads outside.
 type Device struct {
-	// Masquerade is the source of what pods send out by the device.
-	Masquerade netip.Addr
+	// Masquerade and Masquerade6 are the sources of what pods send out by the device in IPv4 and in IPv6. The zero address: it has
+	// none of that family, and nothing goes out.
+	Masquerade, Masquerade6 netip.Addr
 }

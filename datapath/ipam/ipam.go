@@ -37,12 +37,19 @@ type rest struct {
 	since time.Time
 }
 
-// New makes a pool of the addresses of prefix, which must be IPv4 and hold at least 4 addresses. The network address, the
-// router's (the first) and the broadcast address are never handed out. used maps addresses that are in use to their owners;
+// maxBits6 is the part of an IPv6 prefix that is handed out from: as many addresses as nobody will miss, few enough that what was
+// used before need not be remembered for ever.
+const maxBits6 = 112
+
+// New makes a pool of the addresses of prefix, which must hold at least 4. The network address, the router's (the first) and the
+// last address, which is IPv4's broadcast address, are never handed out. Of an IPv6 prefix only the first 65,536 are. used maps addresses that are in use to their owners;
 // those outside the prefix are ignored, since the node's range may have changed under pods that still run.
 func New(prefix netip.Prefix, used map[netip.Addr]string, now func() time.Time) (*Pool, error) {
-	if !prefix.IsValid() || !prefix.Addr().Is4() || prefix.Bits() > 30 {
-		return nil, fmt.Errorf("pod CIDR %s: want an IPv4 prefix of at most 30 bits", prefix)
+	if !prefix.IsValid() || prefix.Addr().BitLen()-prefix.Bits() < 2 {
+		return nil, fmt.Errorf("pod CIDR %s: want a prefix of at least 4 addresses", prefix)
+	}
+	if prefix.Addr().Is6() {
+		prefix = netip.PrefixFrom(prefix.Masked().Addr(), max(prefix.Bits(), maxBits6))
 	}
 	p := &Pool{
 		prefix:  prefix.Masked(),

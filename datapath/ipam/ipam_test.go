@@ -109,7 +109,7 @@ func TestRestoreNeverDoubles(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for _, prefix := range []netip.Prefix{{}, netip.MustParsePrefix("10.0.0.0/31"), netip.MustParsePrefix("fd00::/64")} {
+	for _, prefix := range []netip.Prefix{{}, netip.MustParsePrefix("10.0.0.0/31"), netip.MustParsePrefix("fd00::/127")} {
 		if _, err := New(prefix, nil, time.Now); err == nil {
 			t.Errorf("%s was accepted", prefix)
 		}
@@ -117,5 +117,34 @@ func TestNewRefuses(t *testing.T) {
 	two := map[netip.Addr]string{netip.MustParseAddr("10.0.0.2"): "a", netip.MustParseAddr("10.0.0.3"): "a"}
 	if _, err := New(netip.MustParsePrefix("10.0.0.0/24"), two, time.Now); err == nil {
 		t.Error("an owner with two addresses was accepted")
+	}
+}
+
+func TestBothFamilies(t *testing.T) {
+	prefixes := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/29"), netip.MustParsePrefix("fd00:1::/64")}
+	used := map[netip.Addr]string{
+		netip.MustParseAddr("10.244.0.2"): "a", netip.MustParseAddr("fd00:1::2"): "a",
+		netip.MustParseAddr("fd00:1::1:0"): "beyond what is handed out",
+	}
+	pools, err := NewPools(prefixes, used, func() time.Time { return time.Unix(1000, 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for owner, want := range map[string]string{"a": "[10.244.0.2 fd00:1::2]", "b": "[10.244.0.3 fd00:1::3]"} {
+		if got, err := pools.Allocate(owner); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s got %v, %v, want %s", owner, got, err, want)
+		}
+	}
+	for i := range 3 {
+		if _, err := pools.Allocate(fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := pools.Allocate("one more"); !errors.Is(err, ErrExhausted) || got != nil {
+		t.Errorf("a full range gave %v, %v", got, err)
+	}
+	pools.Release("a")
+	if n4, n6 := pools[0].InUse(), pools[1].InUse(); n4 != 4 || n6 != 4 {
+		t.Errorf("in use: %d and %d, want 4 of each", n4, n6)
 	}
 }

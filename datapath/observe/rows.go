@@ -59,13 +59,18 @@ func (Service) Header() []string {
 	return []string{"FRONTEND", "PROTOCOL", "SERVICE", "ID", "BACKENDS"}
 }
 
-// Cells are the columns of one row. A node port shows as *: it answers at every address of the node.
+// Cells are the columns of one row. A node port shows as * or [*]: it answers at every address of the node.
 func (s Service) Cells() []string {
 	backends := strings.Join(s.Backends, ",")
 	if len(s.Backends) > 4 {
 		backends = fmt.Sprintf("%s and %d more", strings.Join(s.Backends[:4], ","), len(s.Backends)-4)
 	}
-	frontend := strings.Replace(s.Frontend, desired.AnyLocal.String()+":", "*:", 1)
+	frontend := s.Frontend
+	if f, err := netip.ParseAddrPort(s.Frontend); err == nil && f.Addr().IsUnspecified() {
+		if frontend = fmt.Sprintf("*:%d", f.Port()); f.Addr().Is6() {
+			frontend = fmt.Sprintf("[*]:%d", f.Port())
+		}
+	}
 	return []string{frontend, s.Protocol, cmp.Or(s.Name, "-"), fmt.Sprint(s.ID), cmp.Or(backends, "none: refused")}
 }
 
@@ -247,8 +252,11 @@ func flowRow(f bpfmap.Flow, names Names, generation uint32, period time.Duration
 }
 
 func protocolName(proto uint8) string {
-	if proto == 1 {
+	switch proto {
+	case 1:
 		return "ICMP"
+	case 58:
+		return "ICMPv6"
 	}
 	return desired.Protocol(proto).String()
 }

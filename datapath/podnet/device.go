@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -31,14 +32,14 @@ type device struct {
 	index int
 	// hostMAC belongs to the host side, podMAC to the pod's. Both follow from the pod's UID, so they need not be asked for.
 	hostMAC, podMAC net.HardwareAddr
-	// address, uid and pod are what the alias says; address is invalid on a device that was never finished.
-	address netip.Addr
-	uid     string
-	pod     string
+	// addresses, uid and pod are what the alias says. The primary address comes first; a device that was never finished has none.
+	addresses []netip.Addr
+	uid       string
+	pod       string
 }
 
 // finished says whether the device's alias names its pod.
-func (d device) finished() bool { return d.address.IsValid() }
+func (d device) finished() bool { return len(d.addresses) > 0 }
 
 // deviceName is the name of a pod's host device: the longest that the kernel takes, 44 bits of them from the UID.
 func deviceName(uid string) string {
@@ -55,15 +56,15 @@ func macs(name string) (host, pod net.HardwareAddr) {
 	return host, pod
 }
 
-func newDevice(pod Pod, address netip.Addr) device {
-	d := device{name: deviceName(pod.UID), address: address, uid: pod.UID, pod: pod.Namespace + "/" + pod.Name}
+func newDevice(pod Pod, addresses []netip.Addr) device {
+	d := device{name: deviceName(pod.UID), addresses: addresses, uid: pod.UID, pod: pod.Namespace + "/" + pod.Name}
 	d.hostMAC, d.podMAC = macs(d.name)
 	return d
 }
 
-// alias is the record of the device: marker, address, UID, pod. Only the last may be cut short; it is for people.
+// alias is the record of the device: marker, addresses, UID, pod. Only the last may be cut short; it is for people.
 func (d device) alias() string {
-	s := strings.Join([]string{devicePrefix, d.address.String(), d.uid, d.pod}, " ")
+	s := strings.Join([]string{devicePrefix, joinAddresses(d.addresses), d.uid, d.pod}, " ")
 	return s[:min(len(s), maxAlias)]
 }
 
@@ -75,12 +76,35 @@ func parseDevice(attrs *netlink.LinkAttrs) device {
 	if len(fields) != 4 || fields[0] != devicePrefix {
 		return d
 	}
-	address, err := netip.ParseAddr(fields[1])
+	addresses, err := splitAddresses(fields[1])
 	if err != nil || deviceName(fields[2]) != d.name {
 		return d
 	}
-	d.address, d.uid, d.pod = address, fields[2], fields[3]
+	d.addresses, d.uid, d.pod = addresses, fields[2], fields[3]
 	return d
+}
+
+func joinAddresses(addresses []netip.Addr) string {
+	var b strings.Builder
+	for i, a := range addresses {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(a.String())
+	}
+	return b.String()
+}
+
+func splitAddresses(s string) ([]netip.Addr, error) {
+	var addresses []netip.Addr
+	for field := range strings.SplitSeq(s, ",") {
+		a, err := netip.ParseAddr(field)
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, a)
+	}
+	return addresses, nil
 }
 
 // isPodDevice says whether the link is the host side of a pod of ours.
@@ -132,12 +156,10 @@ func (d *device) create(h *netlink.Handle, ns *os.File, mtu int) error {
 }
 
 // configurePod sets up the pod's side; it runs inside the pod's namespace. The pod knows its router's hardware address from
-// the start and the router the pod's, so no packet ever waits for ARP.
-func (d device) configurePod(router netip.Addr) error {
-	for name, value := range podSysctls {
-		if err := writeSysctl(name, value); err != nil {
-			return err
-		}
+// the start and the router the pod's, so no packet ever waits for ARP or neighbour discovery.
+func (d device) configurePod(routers families) error {
+	if err := writeSysctls(podSysctls(d.has6())); err != nil {
+		return err
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -152,50 +174,65 @@ func (d device) configurePod(router netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("device %s: %w", podDevice, err)
 	}
-	index := eth.Attrs().Index
-	steps := []struct {
-		what string
-		do   func() error
-	}{
-		{"bring up lo", func() error { return h.LinkSetUp(lo) }},
-		{"set address", func() error { return h.AddrReplace(eth, &netlink.Addr{IPNet: hostNet(d.address)}) }},
-		{"bring up " + podDevice, func() error { return h.LinkSetUp(eth) }},
-		{"set router's hardware address", func() error { return h.NeighSet(neighbour(index, router, d.hostMAC)) }},
-		{"set default route", func() error {
-			return h.RouteReplace(&netlink.Route{
-				LinkIndex: index, Gw: router.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-				Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
-			})
-		}},
+	if err := h.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("bring up lo in pod: %w", err)
 	}
-	for _, s := range steps {
-		if err := s.do(); err != nil {
-			return fmt.Errorf("%s in pod: %w", s.what, err)
+	for _, a := range d.addresses {
+		if err := h.AddrReplace(eth, &netlink.Addr{IPNet: hostNet(a), Flags: unix.IFA_F_NODAD}); err != nil {
+			return fmt.Errorf("set address %s in pod: %w", a, err)
+		}
+	}
+	if err := h.LinkSetUp(eth); err != nil {
+		return fmt.Errorf("bring up %s in pod: %w", podDevice, err)
+	}
+	for _, a := range d.addresses {
+		if err := setRouter(h, eth.Attrs().Index, routers.of(a), d.hostMAC); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// configureHost brings the host side up and routes the pod's address to it. The host speaks to its pods from the router
+// setRouter makes everything leave by the router, whose hardware address is known.
+func setRouter(h *netlink.Handle, index int, router netip.Addr, mac net.HardwareAddr) error {
+	if err := h.NeighSet(neighbour(index, router, mac)); err != nil {
+		return fmt.Errorf("set hardware address of router %s in pod: %w", router, err)
+	}
+	everything := netip.PrefixFrom(router, 0).Masked()
+	route := &netlink.Route{
+		LinkIndex: index, Gw: router.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+		Dst: &net.IPNet{IP: everything.Addr().AsSlice(), Mask: net.CIDRMask(0, router.BitLen())},
+	}
+	if err := h.RouteReplace(route); err != nil {
+		return fmt.Errorf("set default route by %s in pod: %w", router, err)
+	}
+	return nil
+}
+
+// has6 says whether the pod has an IPv6 address.
+func (d device) has6() bool { return slices.ContainsFunc(d.addresses, netip.Addr.Is6) }
+
+// configureHost brings the host side up and routes the pod's addresses to it. The host speaks to its pods from the router
 // address, which is there on a node without any other.
-func (d device) configureHost(h *netlink.Handle, router netip.Addr) error {
-	for name, value := range hostDeviceSysctls(d.name) {
-		if err := writeSysctl(name, value); err != nil {
-			return err
-		}
+func (d device) configureHost(h *netlink.Handle, routers families) error {
+	if err := writeSysctls(hostDeviceSysctls(d.name, d.has6())); err != nil {
+		return err
 	}
 	if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: d.index}}); err != nil {
 		return fmt.Errorf("bring up %s: %w", d.name, err)
 	}
-	if err := h.NeighSet(neighbour(d.index, d.address, d.podMAC)); err != nil {
-		return fmt.Errorf("hardware address of %s: %w", d.address, err)
-	}
-	route := &netlink.Route{
-		LinkIndex: d.index, Dst: hostNet(d.address), Src: router.AsSlice(),
-		Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
-	}
-	if err := h.RouteReplace(route); err != nil {
-		return fmt.Errorf("route to %s: %w", d.address, err)
+	for _, a := range d.addresses {
+		if err := h.NeighSet(neighbour(d.index, a, d.podMAC)); err != nil {
+			return fmt.Errorf("hardware address of %s: %w", a, err)
+		}
+		route := &netlink.Route{LinkIndex: d.index, Dst: hostNet(a), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol}
+		// A pod may be older than the node's range of its family.
+		if router := routers.of(a); router.IsValid() {
+			route.Src = router.AsSlice()
+		}
+		if err := h.RouteReplace(route); err != nil {
+			return fmt.Errorf("route to %s: %w", a, err)
+		}
 	}
 	return nil
 }
@@ -237,10 +274,14 @@ func (d device) delete() error {
 	return nil
 }
 
-// neighbour is an entry that needs no ARP and never expires.
+// neighbour is an entry that nobody asks the link for and that never expires.
 func neighbour(index int, address netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
+	family := unix.AF_INET
+	if address.Is6() {
+		family = unix.AF_INET6
+	}
 	return &netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_INET, State: unix.NUD_PERMANENT, IP: address.AsSlice(), HardwareAddr: mac,
+		LinkIndex: index, Family: family, State: unix.NUD_PERMANENT, IP: address.AsSlice(), HardwareAddr: mac,
 	}
 }
 

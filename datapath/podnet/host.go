@@ -19,7 +19,8 @@ import (
 	"github.com/skep-io/skep/datapath/ipam"
 )
 
-// routerLabel marks the router address, so that it is found again without knowing the pod CIDR.
+// routerLabel marks the IPv4 router address, so that it is found again without knowing the pod CIDR. IPv6 addresses have no label;
+// the route of their range tells them.
 const routerLabel = "lo:skep"
 
 // Uplink is a device by which the node talks to others.
@@ -28,7 +29,8 @@ type Uplink struct {
 	Index int
 	// MTU is the largest packet that it carries, in bytes.
 	MTU int
-	// Addresses are its IPv4 addresses, the primary one first; there is at least one.
+	// Addresses are its addresses of the node's families, those of IPv4 first, of each family the primary one first. There is at
+	// least one. Those of the link alone are left out.
 	Addresses []netip.Addr
 }
 
@@ -45,7 +47,9 @@ type Uplinks interface {
 
 // Host is the node's own end of the pod network. Its methods must run in the network namespace of the node, one at a time.
 type Host struct {
-	podCIDR netip.Prefix
+	podCIDRs []netip.Prefix
+	// six says that the node has IPv6: its uplinks' addresses of that family count.
+	six     bool
 	sysctls sysctlRecord
 	uplinks Uplinks
 	logger  *slog.Logger
@@ -55,10 +59,10 @@ type Host struct {
 	last     []Uplink
 }
 
-// NewHost describes the node's end for its range of pod addresses. dir is where the settings that it changes are noted, for
-// [Cleanup] to restore.
-func NewHost(podCIDR netip.Prefix, dir string, uplinks Uplinks, logger *slog.Logger) (*Host, error) {
-	h := &Host{podCIDR: podCIDR, sysctls: recordIn(dir), uplinks: uplinks, logger: logger, attached: map[int]string{}}
+// NewHost describes the node's end for its ranges of pod addresses, one a family. dir is where the settings that it changes are
+// noted, for [Cleanup] to restore.
+func NewHost(podCIDRs []netip.Prefix, dir string, uplinks Uplinks, logger *slog.Logger) (*Host, error) {
+	h := &Host{podCIDRs: podCIDRs, six: routersOf(podCIDRs).v6.IsValid(), sysctls: recordIn(dir), uplinks: uplinks, logger: logger, attached: map[int]string{}}
 	indexes, err := uplinks.NetdevDevices()
 	if err != nil {
 		return nil, err
@@ -69,9 +73,9 @@ func NewHost(podCIDR netip.Prefix, dir string, uplinks Uplinks, logger *slog.Log
 	return h, nil
 }
 
-// Setup gives the node its router address and routes its pod range. The address sits on lo: it is there on every machine, is
-// never down, and needs no device of its own. Addresses of the range that no pod has are unreachable at once, instead of
-// leaving by the default route. Setup is idempotent; a router address of an earlier range is removed.
+// Setup gives the node its router addresses and routes its pod ranges. The addresses sit on lo: it is there on every machine, is
+// never down, and needs no device of its own. Addresses of a range that no pod has are unreachable at once, instead of leaving by
+// the default route. Setup is idempotent; what an earlier range had is removed.
 func (h *Host) Setup() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -80,45 +84,75 @@ func (h *Host) Setup() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("bring up lo: %w", err)
 	}
-	router := hostNet(ipam.Router(h.podCIDR))
-	if err := removeRouterAddresses(lo, router); err != nil {
-		return err
-	}
-	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: router, Label: routerLabel}); err != nil {
-		return fmt.Errorf("router address %s: %w", router.IP, err)
-	}
-	return h.routeRange()
-}
-
-func (h *Host) routeRange() error {
-	dst := &net.IPNet{IP: h.podCIDR.Masked().Addr().AsSlice(), Mask: net.CIDRMask(h.podCIDR.Bits(), h.podCIDR.Addr().BitLen())}
-	filter := &netlink.Route{Protocol: routeProtocol, Type: unix.RTN_UNREACHABLE}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range routes {
-		if r.Dst != nil && r.Dst.String() != dst.String() {
-			if err := netlink.RouteDel(&r); err != nil {
-				return fmt.Errorf("remove route %s: %w", r.Dst, err)
-			}
+	if h.six {
+		if off, err := readSysctl("net/ipv6/conf/lo/disable_ipv6"); err != nil || off != "0" {
+			return fmt.Errorf("IPv6 pod addresses: the kernel has IPv6 disabled: set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 out")
 		}
 	}
-	err = netlink.RouteReplace(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol})
-	if err != nil {
-		return fmt.Errorf("route %s: %w", h.podCIDR, err)
+	if err := removeRanges(lo, h.podCIDRs); err != nil {
+		return err
+	}
+	for _, podCIDR := range h.podCIDRs {
+		router := hostNet(ipam.Router(podCIDR))
+		address := &netlink.Addr{IPNet: router, Flags: unix.IFA_F_NODAD}
+		if podCIDR.Addr().Is4() {
+			address.Label = routerLabel
+		}
+		// The route first: it is what an IPv6 router address is found by.
+		err := netlink.RouteReplace(&netlink.Route{Dst: rangeNet(podCIDR), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol})
+		if err != nil {
+			return fmt.Errorf("route %s: %w", podCIDR, err)
+		}
+		if err := netlink.AddrReplace(lo, address); err != nil {
+			return fmt.Errorf("router address %s: %w", router.IP, err)
+		}
 	}
 	return nil
 }
 
-// removeRouterAddresses removes our addresses from lo, but for keep, which may be nil.
-func removeRouterAddresses(lo netlink.Link, keep *net.IPNet) error {
+func rangeNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// removeRanges removes the routes and router addresses of all ranges but those to keep.
+func removeRanges(lo netlink.Link, keep []netip.Prefix) error {
+	routers := map[string]bool{}
+	for _, p := range keep {
+		routers[hostNet(ipam.Router(p)).String()] = true
+	}
+	if err := removeLabelled(lo, routers); err != nil {
+		return err
+	}
+	filter := &netlink.Route{Protocol: routeProtocol, Type: unix.RTN_UNREACHABLE}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || slices.ContainsFunc(keep, func(p netip.Prefix) bool { return r.Dst.String() == rangeNet(p).String() }) {
+			continue
+		}
+		if p, err := netip.ParsePrefix(r.Dst.String()); err == nil && p.Addr().Is6() {
+			err := netlink.AddrDel(lo, &netlink.Addr{IPNet: hostNet(ipam.Router(p))})
+			if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("remove router address of %s: %w", p, err)
+			}
+		}
+		if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s: %w", r.Dst, err)
+		}
+	}
+	return nil
+}
+
+// removeLabelled removes our IPv4 addresses from lo, but for those to keep.
+func removeLabelled(lo netlink.Link, keep map[string]bool) error {
 	addrs, err := netlink.AddrList(lo, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("addresses of lo: %w", err)
 	}
 	for _, a := range addrs {
-		if a.Label != routerLabel || (keep != nil && a.IPNet.String() == keep.String()) {
+		if a.Label != routerLabel || keep[a.IPNet.String()] {
 			continue
 		}
 		if err := netlink.AddrDel(lo, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -128,7 +162,7 @@ func removeRouterAddresses(lo netlink.Link, keep *net.IPNet) error {
 	return nil
 }
 
-// Watch keeps the programs on every device that is not lo nor a pod's and has an IPv4 address. It returns when ctx ends, or
+// Watch keeps the programs on every device that is not lo nor a pod's and has an address of the node's families. It returns when ctx ends, or
 // when the kernel's events cannot be followed; events may then have been lost, and another Watch finds out what they said.
 func (h *Host) Watch(ctx context.Context) error {
 	failed := make(chan error, 2)
@@ -180,7 +214,7 @@ func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs 
 			if !ok {
 				return errors.New("follow addresses: the kernel's events ended")
 			}
-			if a.LinkAddress.IP.To4() != nil {
+			if _, ok := h.uplinkAddress(a.LinkAddress.IP); ok {
 				return nil
 			}
 		}
@@ -190,7 +224,7 @@ func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs 
 // Refresh looks at the devices as they are now, reports them if they changed, and attaches and detaches programs. A device that
 // refuses is logged and left out: it must not cost the node its other devices.
 func (h *Host) Refresh() error {
-	uplinks, err := listUplinks()
+	uplinks, err := h.listUplinks()
 	if err != nil {
 		return err
 	}
@@ -235,23 +269,62 @@ func (h *Host) attach(u Uplink) error {
 	if err := h.uplinks.AttachNetdev(u.Name, u.Index); err != nil {
 		return err
 	}
-	return h.sysctls.set("net/ipv4/conf/"+u.Name+"/forwarding", "1")
+	if err := h.sysctls.set("net/ipv4/conf/"+u.Name+"/forwarding", "1"); err != nil || !h.six {
+		return err
+	}
+	// A device that forwards takes no notice of router advertisements, but at 2; one that has its address or its default route
+	// from them must keep it.
+	const followRouters, thoughForwarding = "1", "2"
+	if ra := "net/ipv6/conf/" + u.Name + "/accept_ra"; readsAs(ra, followRouters) {
+		if err := h.sysctls.set(ra, thoughForwarding); err != nil {
+			return err
+		}
+	}
+	for _, s := range forward6(u.Name) {
+		if err := h.sysctls.set(s.name, s.value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
-// listUplinks lists the devices that have an IPv4 address, save lo and ours, by index.
-func listUplinks() ([]Uplink, error) {
+// readsAs says whether a setting has a value; one that is not there has none.
+func readsAs(name, value string) bool {
+	v, err := readSysctl(name)
+	return err == nil && v == value
+}
+
+func (h *Host) listUplinks() ([]Uplink, error) { return listUplinks(h.uplinkAddress) }
+
+// uplinkAddress says whether an address makes its device an uplink of this node, and which it is.
+func (h *Host) uplinkAddress(ip net.IP) (netip.Addr, bool) {
+	addr, ok := netip.AddrFromSlice(ip)
+	addr = addr.Unmap()
+	return addr, ok && (addr.Is4() || h.six && addr.IsGlobalUnicast())
+}
+
+// anyFamily is an uplinkAddress that knows no node: what may have been an uplink's.
+func anyFamily(ip net.IP) (netip.Addr, bool) {
+	addr, ok := netip.AddrFromSlice(ip)
+	return addr.Unmap(), ok
+}
+
+// listUplinks lists the devices that have addresses which are wanted, save lo and ours, by index.
+func listUplinks(wanted func(net.IP) (netip.Addr, bool)) ([]Uplink, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
 	byIndex := map[int][]netip.Addr{}
-	for _, a := range addrs {
-		if addr, ok := netip.AddrFromSlice(a.IP.To4()); ok {
-			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], addr)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		addrs, err := netlink.AddrList(nil, family)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses: %w", err)
+		}
+		for _, a := range addrs {
+			if addr, ok := wanted(a.IP); ok {
+				byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], addr)
+			}
 		}
 	}
 	uplinks := []Uplink{}
@@ -267,8 +340,8 @@ func listUplinks() ([]Uplink, error) {
 
 // MTU returns the largest packet in bytes that every uplink can carry, or 1500 on a node without uplinks. Pods use it, so that
 // what they send leaves the node in one piece.
-func MTU() (int, error) {
-	uplinks, err := listUplinks()
+func (h *Host) MTU() (int, error) {
+	uplinks, err := h.listUplinks()
 	if err != nil {
 		return 0, err
 	}
@@ -290,7 +363,7 @@ func Cleanup(dir string) error {
 	for _, e := range entries {
 		errs = append(errs, removeNamespace(filepath.Join(dir, e.Name())))
 	}
-	uplinks, err := listUplinks()
+	uplinks, err := listUplinks(anyFamily)
 	errs = append(errs, err)
 	for _, u := range uplinks {
 		errs = append(errs, DetachFilters(u.Index))
@@ -324,10 +397,10 @@ func cleanupRoutes() error {
 	if err != nil {
 		return fmt.Errorf("device lo: %w", err)
 	}
-	if err := removeRouterAddresses(lo, nil); err != nil {
+	if err := removeRanges(lo, nil); err != nil {
 		return err
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

@@ -38,7 +38,7 @@ func TestWatchFollowsUplinks(t *testing.T) {
 	kernel.uplinks = make(chan []Uplink)
 	kernel.netdevs[9999] = "left by an earlier process"
 	dir := t.TempDir()
-	host, err := NewHost(podCIDR, dir, kernel, quiet)
+	host, err := NewHost(podCIDRs, dir, kernel, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 // Package podnet gives a pod its network: a network namespace pinned by a bind mount, a veth pair, an address, routes and the
 // programs on the host side. It also holds the host's end: the router address, the uplinks, the sysctls.
 //
-// The kernel's links are the only record. The alias of a pod's host device names the pod and its address and is written last,
+// The kernel's links are the only record. The alias of a pod's host device names the pod and its addresses and is written last,
 // when everything else of the pod is in place: a device without an alias was never finished and no container has run behind
 // it, so it is removed and made anew. A process that is killed at any moment finds its state again this way, and can neither
 // lose an address nor give it out twice.
@@ -64,8 +64,8 @@ type Endpoints interface {
 type Config struct {
 	// Dir is where network namespaces are pinned, one file a pod, named by its UID.
 	Dir string
-	// PodCIDR is this node's range of pod addresses.
-	PodCIDR netip.Prefix
+	// PodCIDRs are this node's ranges of pod addresses, one a family. A pod has an address of each, in this order.
+	PodCIDRs []netip.Prefix
 	// MTU of the pods' devices in bytes; 0 means 1500.
 	MTU       int
 	Programs  Programs
@@ -75,11 +75,11 @@ type Config struct {
 
 // Manager attaches and detaches the pods of one node. It is safe for concurrent use.
 type Manager struct {
-	cfg    Config
-	router netip.Addr
-	pool   *ipam.Pool
-	host   *netlink.Handle
-	hostNS *os.File
+	cfg     Config
+	routers families
+	pools   ipam.Pools
+	host    *netlink.Handle
+	hostNS  *os.File
 	// busy serialises work on one pod; two pods rarely share a lock, and only wait for each other when they do.
 	busy [64]sync.Mutex
 	// deletions are the devices that the kernel is still taking apart, which takes it tens of milliseconds each.
@@ -104,10 +104,10 @@ func New(cfg Config) (*Manager, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	m := &Manager{cfg: cfg, router: ipam.Router(cfg.PodCIDR), host: host, hostNS: hostNS}
+	m := &Manager{cfg: cfg, routers: routersOf(cfg.PodCIDRs), host: host, hostNS: hostNS}
 	used, err := m.restore()
 	if err == nil {
-		m.pool, err = ipam.New(cfg.PodCIDR, used, time.Now)
+		m.pools, err = ipam.NewPools(cfg.PodCIDRs, used, time.Now)
 	}
 	if err != nil {
 		m.Close()
@@ -138,7 +138,9 @@ func (m *Manager) restore() (map[netip.Addr]string, error) {
 			}
 			continue
 		}
-		used[d.address] = d.uid
+		for _, a := range d.addresses {
+			used[a] = d.uid
+		}
 	}
 	return used, nil
 }
@@ -157,7 +159,7 @@ func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return Attachment{NetNS: m.path(pod.UID), IPs: []netip.Addr{d.address}, MTU: m.cfg.MTU}, nil
+	return Attachment{NetNS: m.path(pod.UID), IPs: slices.Clone(d.addresses), MTU: m.cfg.MTU}, nil
 }
 
 func (m *Manager) ensure(pod Pod) (device, error) {
@@ -190,11 +192,11 @@ func (m *Manager) ensure(pod Pod) (device, error) {
 
 // create makes everything from nothing. The alias comes last: it says that the device is finished.
 func (m *Manager) create(pod Pod) (device, error) {
-	address, err := m.pool.Allocate(pod.UID)
+	addresses, err := m.pools.Allocate(pod.UID)
 	if err != nil {
 		return device{}, err
 	}
-	d := newDevice(pod, address)
+	d := newDevice(pod, addresses)
 	ns, err := createNamespace(m.path(pod.UID), m.hostNS)
 	if err != nil {
 		return device{}, err
@@ -203,7 +205,7 @@ func (m *Manager) create(pod Pod) (device, error) {
 	if err := d.create(m.host, ns, m.cfg.MTU); err != nil {
 		return device{}, err
 	}
-	if err := enter(ns, m.hostNS, func() error { return d.configurePod(m.router) }); err != nil {
+	if err := enter(ns, m.hostNS, func() error { return d.configurePod(m.routers) }); err != nil {
 		return device{}, err
 	}
 	if err := m.connect(d); err != nil {
@@ -222,11 +224,16 @@ func (m *Manager) connect(d device) error {
 	if err != nil {
 		return err
 	}
-	endpoint := desired.Endpoint{Address: d.address, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC, NetNS: cookie}
-	if err := m.cfg.Endpoints.Put(endpoint); err != nil {
-		return err
+	for i, a := range d.addresses {
+		endpoint := desired.Endpoint{Address: a, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC}
+		if i == 0 {
+			endpoint.NetNS = cookie // a namespace stands for the primary address
+		}
+		if err := m.cfg.Endpoints.Put(endpoint); err != nil {
+			return err
+		}
 	}
-	return d.configureHost(m.host, m.router)
+	return d.configureHost(m.host, m.routers)
 }
 
 // Reconnect gives the pods that an earlier process attached the programs and rows of this one. Their traffic goes on
@@ -287,7 +294,7 @@ func (m *Manager) remove(uid string) error {
 			}
 		})
 	}
-	m.pool.Release(uid)
+	m.pools.Release(uid)
 	return nil
 }
 
@@ -304,8 +311,8 @@ func (m *Manager) retire(d device) error {
 	if err := d.down(m.host); err != nil {
 		return err
 	}
-	if d.finished() {
-		if err := m.cfg.Endpoints.Delete(d.address); err != nil {
+	for _, a := range d.addresses {
+		if err := m.cfg.Endpoints.Delete(a); err != nil {
 			return err
 		}
 	}
@@ -374,7 +381,9 @@ func (m *Manager) pruneEndpoints() error {
 	}
 	live := map[netip.Addr]bool{}
 	for _, d := range devices {
-		live[d.address] = true
+		for _, a := range d.addresses {
+			live[a] = true
+		}
 	}
 	var errs []error
 	for _, e := range endpoints {

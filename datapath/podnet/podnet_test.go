@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,8 +22,8 @@ import (
 )
 
 var (
-	podCIDR = netip.MustParsePrefix("10.244.7.0/24")
-	quiet   = slog.New(slog.NewTextHandler(io.Discard, nil))
+	podCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.7.0/24"), netip.MustParsePrefix("fd00:10:244:7::/64")}
+	quiet    = slog.New(slog.NewTextHandler(io.Discard, nil))
 )
 
 // fakeKernel stands in for programs and maps. It fails the call named by failOn.
@@ -96,14 +97,14 @@ func (f *fakeKernel) List() ([]desired.Endpoint, error) {
 
 func newManager(t testing.TB, dir string, kernel *fakeKernel) *Manager {
 	t.Helper()
-	host, err := NewHost(podCIDR, filepath.Dir(dir), kernel, quiet)
+	host, err := NewHost(podCIDRs, filepath.Dir(dir), kernel, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := host.Setup(); err != nil {
 		t.Fatal(err)
 	}
-	m, err := New(Config{Dir: dir, PodCIDR: podCIDR, Programs: kernel, Endpoints: kernel, Logger: quiet})
+	m, err := New(Config{Dir: dir, PodCIDRs: podCIDRs, Programs: kernel, Endpoints: kernel, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func echoFrom(t *testing.T, m *Manager, netns, address string) {
 	defer ns.Close()
 	var l net.Listener
 	err = enter(ns, m.hostNS, func() (err error) {
-		l, err = net.Listen("tcp4", address)
+		l, err = net.Listen("tcp", address)
 		return err
 	})
 	if err != nil {
@@ -158,7 +159,7 @@ func echoFrom(t *testing.T, m *Manager, netns, address string) {
 // ask connects and returns the address that the other side saw.
 func ask(t *testing.T, address string) netip.Addr {
 	t.Helper()
-	c, err := net.DialTimeout("tcp4", address, 2*time.Second)
+	c, err := net.DialTimeout("tcp", address, 2*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +192,7 @@ func TestHostReachesPodAndBack(t *testing.T) {
 	defer ns.Close()
 	err = enter(ns, m.hostNS, func() error {
 		for _, to := range []string{l.Addr().String(), a.IPs[0].String() + ":80"} {
-			c, err := net.DialTimeout("tcp4", to, 2*time.Second)
+			c, err := net.DialTimeout("tcp", to, 2*time.Second)
 			if err != nil {
 				return err
 			}
@@ -202,6 +203,89 @@ func TestHostReachesPodAndBack(t *testing.T) {
 	if err != nil {
 		t.Errorf("from pod b: %v", err)
 	}
+}
+
+func TestHostReachesPodByIPv6(t *testing.T) {
+	m := newManager(t, t.TempDir()+"/netns", newFakeKernel())
+	a, b := attach(t, m, "uid-a"), attach(t, m, "uid-b")
+	address := netip.AddrPortFrom(a.IPs[1], 80).String()
+	// Nothing is awaited: the address is there at once, without detection of duplicates.
+	echoFrom(t, m, a.NetNS, address)
+	if from := ask(t, address); from != netip.MustParseAddr("fd00:10:244:7::1") {
+		t.Errorf("the pod saw the host as %s, want the router address", from)
+	}
+	ns, err := openNamespace(b.NetNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = enter(ns, m.hostNS, func() error {
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				t.Errorf("the pod has %s besides its own", a.IP)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if e := m.cfg.Endpoints.(*fakeKernel).endpoints[a.IPs[1]]; e.IfIndex == 0 || e.NetNS != 0 {
+		t.Errorf("endpoint %+v, want one of a device that stands for no namespace", e)
+	}
+}
+
+func TestRangesAreReplaced(t *testing.T) {
+	dir, kernel := t.TempDir(), newFakeKernel()
+	t.Cleanup(func() {
+		if err := Cleanup(filepath.Join(dir, "netns")); err != nil {
+			t.Error(err)
+		}
+	})
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ranges := range []string{"10.244.8.0/24,fd00:10:244:8::/64", "fd00:10:244:9::/64", ""} {
+		var prefixes []netip.Prefix
+		want := map[string]bool{"127.0.0.1": true, "::1": true}
+		for s := range strings.SplitSeq(ranges, ",") {
+			if p, err := netip.ParsePrefix(s); err == nil {
+				prefixes = append(prefixes, p)
+				want[p.Addr().Next().String()] = true
+			}
+		}
+		if len(prefixes) == 0 {
+			err = Cleanup(filepath.Join(dir, "netns"))
+		} else {
+			var host *Host
+			if host, err = NewHost(prefixes, dir, kernel, quiet); err == nil {
+				err = host.Setup()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for _, a := range addrs {
+			got[a.IP.String()] = true
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("ranges %q: addresses %v, want %v", ranges, got, want)
+		}
+	}
+}
+
+func inUse(m *Manager) int {
+	if a, b := m.pools[0].InUse(), m.pools[1].InUse(); a != b {
+		return -1
+	}
+	return m.pools[0].InUse()
 }
 
 func TestAttachIsIdempotentAndAdopted(t *testing.T) {
@@ -222,13 +306,13 @@ func TestAttachIsIdempotentAndAdopted(t *testing.T) {
 	if err := second.Reconnect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(kernel.endpoints) != 2 || len(kernel.attached) != 2 {
+	if len(kernel.endpoints) != 4 || len(kernel.attached) != 2 {
 		t.Errorf("not reconnected: endpoints %v, programs %v", kernel.endpoints, kernel.attached)
 	}
 	if again := attach(t, second, "uid-a"); again.IPs[0] != a.IPs[0] || again.NetNS != a.NetNS {
 		t.Errorf("after a restart: %+v, before: %+v", again, a)
 	}
-	if len(kernel.endpoints) != 2 || len(kernel.attached) != 2 {
+	if len(kernel.endpoints) != 4 || len(kernel.attached) != 2 {
 		t.Errorf("not repaired: endpoints %v, programs %v", kernel.endpoints, kernel.attached)
 	}
 	ask(t, a.IPs[0].String()+":80")
@@ -257,9 +341,9 @@ func assertEmpty(t *testing.T, m *Manager, kernel *fakeKernel) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(devices)+len(entries)+len(kernel.attached)+len(kernel.endpoints)+m.pool.InUse() != 0 {
+	if len(devices)+len(entries)+len(kernel.attached)+len(kernel.endpoints)+inUse(m) != 0 {
 		t.Errorf("left: devices %v, namespaces %v, programs %v, endpoints %v, %d addresses",
-			devices, entries, kernel.attached, kernel.endpoints, m.pool.InUse())
+			devices, entries, kernel.attached, kernel.endpoints, inUse(m))
 	}
 }
 
@@ -302,7 +386,7 @@ func TestCrashDuringAttach(t *testing.T) {
 				return err
 			}
 			defer ns.Close()
-			d := newDevice(pod, netip.MustParseAddr("10.244.7.2"))
+			d := newDevice(pod, []netip.Addr{netip.MustParseAddr("10.244.7.2"), netip.MustParseAddr("fd00:10:244:7::2")})
 			return d.create(m.host, ns, 1500)
 		},
 		"finished device without a namespace": func(m *Manager) error {
@@ -322,8 +406,8 @@ func TestCrashDuringAttach(t *testing.T) {
 			a := attach(t, m, "u")
 			echoFrom(t, m, a.NetNS, a.IPs[0].String()+":80")
 			ask(t, a.IPs[0].String()+":80")
-			if m.pool.InUse() != 1 {
-				t.Errorf("%d addresses in use", m.pool.InUse())
+			if inUse(m) != 1 {
+				t.Errorf("%d addresses in use", inUse(m))
 			}
 		})
 	}
@@ -349,8 +433,8 @@ func TestRetain(t *testing.T) {
 			delete(kernel.attached, name)
 		}
 	}
-	if len(kernel.endpoints) != 1 || len(kernel.attached) != 1 || m.pool.InUse() != 1 {
-		t.Errorf("left: programs %v, endpoints %v, %d addresses", kernel.attached, kernel.endpoints, m.pool.InUse())
+	if len(kernel.endpoints) != 2 || len(kernel.attached) != 1 || inUse(m) != 1 {
+		t.Errorf("left: programs %v, endpoints %v, %d addresses", kernel.attached, kernel.endpoints, inUse(m))
 	}
 	echoFrom(t, m, kept.NetNS, kept.IPs[0].String()+":80")
 	ask(t, kept.IPs[0].String()+":80")

@@ -13,25 +13,63 @@ import (
 // sysctlRoot is where the kernel's network settings are; what is below net/ belongs to the namespace of the thread.
 const sysctlRoot = "/proc/sys"
 
+// A setting of the kernel: its name below sysctlRoot, and its value. Their order counts.
+type sysctl struct{ name, value string }
+
 // podSysctls are set in each pod's namespace: any process may ping and listen on any port of an address that is the pod's
-// alone. IPv6 stays off on the device as long as the pod has no IPv6 address, lest it send router solicitations for one.
-var podSysctls = map[string]string{
-	"net/ipv4/ping_group_range":                    "0 2147483647",
-	"net/ipv4/ip_unprivileged_port_start":          "0",
-	"net/ipv6/conf/" + podDevice + "/disable_ipv6": "1",
+// alone. IPv6 stays off on the device as long as the pod has no IPv6 address, lest it send router solicitations for one. With
+// one the kernel adds no other: nobody advertises routers or prefixes here.
+func podSysctls(six bool) []sysctl {
+	conf6 := "net/ipv6/conf/" + podDevice
+	list := []sysctl{
+		{"net/ipv4/ping_group_range", "0 2147483647"},
+		{"net/ipv4/ip_unprivileged_port_start", "0"},
+	}
+	if !six {
+		return append(list, sysctl{conf6 + "/disable_ipv6", "1"})
+	}
+	return append(list,
+		sysctl{"net/ipv6/conf/lo/disable_ipv6", "0"},
+		sysctl{conf6 + "/accept_ra", "0"},
+		sysctl{conf6 + "/accept_dad", "0"},
+		sysctl{conf6 + "/addr_gen_mode", addrGenNone},
+		sysctl{conf6 + "/disable_ipv6", "0"})
 }
+
+// addrGenNone is the addr_gen_mode in which a device gets no link-local address.
+const addrGenNone = "1"
 
 // hostDeviceSysctls are set on the host side of a pod's veth pair. Only the device is touched: what the pod sends may be
-// forwarded, and its source address is checked by the pod program, which knows better than the route does.
-func hostDeviceSysctls(device string) map[string]string {
-	return map[string]string{
-		"net/ipv4/conf/" + device + "/forwarding":   "1",
-		"net/ipv4/conf/" + device + "/rp_filter":    "0",
-		"net/ipv6/conf/" + device + "/disable_ipv6": "1",
+// forwarded, and its source address is checked by the pod program, which knows better than the route does. The device has no
+// address of its own, also not in IPv6.
+func hostDeviceSysctls(device string, six bool) []sysctl {
+	conf4, conf6 := "net/ipv4/conf/"+device, "net/ipv6/conf/"+device
+	list := []sysctl{{conf4 + "/forwarding", "1"}, {conf4 + "/rp_filter", "0"}}
+	if !six {
+		return append(list, sysctl{conf6 + "/disable_ipv6", "1"})
 	}
+	list = append(list, sysctl{conf6 + "/accept_ra", "0"}, sysctl{conf6 + "/addr_gen_mode", addrGenNone}, sysctl{conf6 + "/disable_ipv6", "0"})
+	return append(list, forward6(device)...)
 }
 
-// writeSysctl sets one setting. A kernel without IPv6 has no IPv6 settings, and needs none.
+// forward6 lets a device forward IPv6. The first setting is what the programs ask for when they route. The stack itself, which
+// gets what they leave to it, forwards for a single device since 6.17; before that it does so for all devices or none, and
+// making a whole machine a router is not for us to decide.
+func forward6(device string) []sysctl {
+	conf6 := "net/ipv6/conf/" + device
+	return []sysctl{{conf6 + "/forwarding", "1"}, {conf6 + "/force_forwarding", "1"}}
+}
+
+func writeSysctls(list []sysctl) error {
+	for _, s := range list {
+		if err := writeSysctl(s.name, s.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSysctl sets one setting. A kernel without IPv6 has no IPv6 settings, and an older one lacks some; neither needs them.
 func writeSysctl(name, value string) error {
 	err := os.WriteFile(filepath.Join(sysctlRoot, name), []byte(value), 0)
 	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(name, "net/ipv6/") {

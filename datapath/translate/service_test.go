@@ -121,7 +121,7 @@ func TestNodeAddresses(t *testing.T) {
 		{Type: corev1.NodeInternalIP, Address: "fd00::2"},
 		{Type: corev1.NodeHostName, Address: "node-a"},
 	}}}
-	want := []netip.Addr{netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.9")}
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("fd00::2")}
 	if got := NodeAddresses(node); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -31,8 +31,9 @@ const heartbeat = 5 * time.Minute
 
 // Config is what a Reporter needs.
 type Config struct {
-	Name   string
-	IP     netip.Addr
+	Name string
+	// IPs are the node's addresses, primary first.
+	IPs    []netip.Addr
 	Labels map[string]string
 	// DataDir is on the file system whose size is the node's ephemeral storage.
 	DataDir string
@@ -163,10 +164,11 @@ func (r *Reporter) Status(ctx context.Context, old corev1.NodeStatus) corev1.Nod
 	out := *old.DeepCopy()
 	out.Capacity = Capacity(r.cfg.DataDir)
 	out.Allocatable = out.Capacity.DeepCopy()
-	out.Addresses = []corev1.NodeAddress{
-		{Type: corev1.NodeInternalIP, Address: r.cfg.IP.String()},
-		{Type: corev1.NodeHostName, Address: r.cfg.Name},
+	out.Addresses = nil
+	for _, ip := range r.cfg.IPs {
+		out.Addresses = append(out.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
 	}
+	out.Addresses = append(out.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: r.cfg.Name})
 	out.DaemonEndpoints.KubeletEndpoint.Port = r.cfg.Port
 	out.NodeInfo = info(r.cfg.RuntimeVersion)
 	out.Images = nil

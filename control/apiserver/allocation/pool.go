@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -75,6 +76,9 @@ func (p *pool) release(n int, owner string) {
 	}
 }
 
+// maxHostBits bounds how many addresses of a range are given out: some millions of Services.
+const maxHostBits = 24
+
 // addresses are the cluster IPs of one range.
 type addresses struct {
 	*pool
@@ -83,7 +87,7 @@ type addresses struct {
 
 // newAddresses leaves out the network's own and the broadcast address.
 func newAddresses(prefix netip.Prefix) addresses {
-	size := 1 << (prefix.Addr().BitLen() - prefix.Bits())
+	size := 1 << min(prefix.Addr().BitLen()-prefix.Bits(), maxHostBits)
 	return addresses{newPool(size-2, min(max(16, size/16), 256), errTaken), prefix.Masked()}
 }
 
@@ -92,22 +96,21 @@ func (a addresses) index(ip netip.Addr) (n int, ok bool) {
 	if !a.prefix.Contains(ip) {
 		return 0, false
 	}
-	base, b := a.prefix.Addr().As4(), ip.As4()
-	for i := range 4 {
-		n = n<<8 | int(b[i]-base[i])
-	}
-	return n - 1, n >= 1 && n <= a.size
+	n = int(lastWord(ip) - lastWord(a.prefix.Addr()))
+	return n - 1, n >= 1 && n <= a.size && a.address(n-1) == ip
+}
+
+// lastWord is the part of an address that differs within a range.
+func lastWord(ip netip.Addr) uint32 {
+	b := ip.AsSlice()
+	return binary.BigEndian.Uint32(b[len(b)-4:])
 }
 
 func (a addresses) address(n int) netip.Addr {
-	b := a.prefix.Addr().As4()
-	n++
-	for i := 3; i >= 0; i-- {
-		n += int(b[i])
-		b[i] = byte(n)
-		n >>= 8
-	}
-	return netip.AddrFrom4(b)
+	b := a.prefix.Addr().AsSlice()
+	binary.BigEndian.PutUint32(b[len(b)-4:], lastWord(a.prefix.Addr())+uint32(n)+1)
+	ip, _ := netip.AddrFromSlice(b) // as long as an address is
+	return ip
 }
 
 // Ports bounds the node ports, both included.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,8 +19,9 @@ import (
 
 // Config says what may be given out.
 type Config struct {
-	// Services is the range of cluster IPs, Ports that of node ports.
-	Services netip.Prefix
+	// Services are the ranges of cluster IPs, one or two of different families, the default family's first. Ports is the range
+	// of node ports.
+	Services []netip.Prefix
 	Ports    Ports
 	// Reserved are cluster IPs that only the named Service ("namespace/name") gets.
 	Reserved map[netip.Addr]string
@@ -27,20 +29,34 @@ type Config struct {
 
 // Services allocates for Services as they are created, changed and deleted. It is safe for concurrent use.
 type Services struct {
-	cfg   Config
-	ips   addresses
+	cfg Config
+	// ips are in the order of cfg.Services.
+	ips   []addresses
 	ports *pool
 }
 
 // New returns an allocator that knows the reserved addresses alone; Restore adds what stored Services have.
 func New(cfg Config) *Services {
-	s := &Services{cfg: cfg, ips: newAddresses(cfg.Services), ports: newPorts(cfg.Ports)}
+	s := &Services{cfg: cfg, ports: newPorts(cfg.Ports)}
+	for _, prefix := range cfg.Services {
+		s.ips = append(s.ips, newAddresses(prefix))
+	}
 	for ip, owner := range cfg.Reserved {
-		if n, ok := s.ips.index(ip); ok {
-			_, _ = s.ips.take(n, owner) // the pool is empty
+		if pool, n, ok := s.find(ip); ok {
+			_, _ = pool.take(n, owner) // the pool is empty
 		}
 	}
 	return s
+}
+
+// find returns the range that an address is of, and its number there.
+func (s *Services) find(ip netip.Addr) (pool addresses, n int, ok bool) {
+	for _, pool := range s.ips {
+		if n, ok := pool.index(ip); ok {
+			return pool, n, true
+		}
+	}
+	return addresses{}, 0, false
 }
 
 // Hook makes the store allocate in the course of its writes.
@@ -58,12 +74,14 @@ func (s *Services) Hook(store *genericregistry.Store) {
 	}
 }
 
-// Restore notes what a stored Service has. Two Services with the same address or port, which only a foreign writer to the
+// Restore notes what a stored Service has. An address outside the ranges, which the cluster had before, is left to the Service that
+// has it. Two Services with the same address or port, which only a foreign writer to the
 // store can have made, leave it with the first.
 func (s *Services) Restore(svc *corev1.Service) error {
 	t := transaction{services: s, owner: ownerOf(svc)}
 	for _, ip := range svc.Spec.ClusterIPs {
-		if addr, err := netip.ParseAddr(ip); err == nil {
+		addr, err := netip.ParseAddr(ip)
+		if _, _, ok := s.find(addr); err == nil && ok {
 			if err := t.takeIP(addr); err != nil {
 				return fmt.Errorf("service %s: cluster IP %s: %w", t.owner, ip, err)
 			}
@@ -112,8 +130,8 @@ func (s *Services) releaseExcept(svc, keep *corev1.Service) {
 	owner := ownerOf(svc)
 	for _, ip := range svc.Spec.ClusterIPs {
 		addr, err := netip.ParseAddr(ip)
-		if n, ok := s.ips.index(addr); err == nil && ok && !kept[ip] && s.cfg.Reserved[addr] == "" {
-			s.ips.release(n, owner)
+		if pool, n, ok := s.find(addr); err == nil && ok && !kept[ip] && s.cfg.Reserved[addr] == "" {
+			pool.release(n, owner)
 		}
 	}
 	for port := range portsOf(svc) {
@@ -143,13 +161,15 @@ func portsOf(svc *corev1.Service) map[int32]bool {
 type transaction struct {
 	services *Services
 	owner    string
-	ips      []int
+	ips      []netip.Addr
 	ports    []int
 }
 
 func (t *transaction) undo() {
-	for _, n := range t.ips {
-		t.services.ips.release(n, t.owner)
+	for _, ip := range t.ips {
+		if pool, n, ok := t.services.find(ip); ok {
+			pool.release(n, t.owner)
+		}
 	}
 	for _, n := range t.ports {
 		t.services.ports.release(n, t.owner)
@@ -161,60 +181,83 @@ func (t *transaction) fill(svc, old *corev1.Service) error {
 	if len(api.ValidateClusterIPs(svc, old)) > 0 {
 		return nil
 	}
-	if err := t.fillIPs(svc); err != nil {
+	if err := t.services.chooseFamilies(svc, old); err != nil {
+		return err
+	}
+	if err := t.fillIPs(svc, old); err != nil {
 		return err
 	}
 	return t.fillPorts(svc)
 }
 
-func (t *transaction) fillIPs(svc *corev1.Service) error {
-	if !api.NeedsClusterIP(svc) {
+// fillIPs gives svc a cluster IP of each of its families. Those that it had stay as they are, whatever the ranges are by now.
+func (t *transaction) fillIPs(svc, old *corev1.Service) error {
+	spec := &svc.Spec
+	if !api.NeedsClusterIP(svc) || spec.ClusterIP == corev1.ClusterIPNone || unchangedDual(svc, old) {
 		return nil
 	}
-	if svc.Spec.IPFamilyPolicy == nil {
-		single := corev1.IPFamilyPolicySingleStack
-		svc.Spec.IPFamilyPolicy = &single
-	}
-	if len(svc.Spec.IPFamilies) == 0 {
-		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
-	}
-	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
-		return nil
-	}
-	path := field.NewPath("spec", "clusterIPs")
-	if svc.Spec.IPFamilies[0] != corev1.IPv4Protocol || *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
-		return invalid(svc, field.Invalid(field.NewPath("spec", "ipFamilies").Index(0), svc.Spec.IPFamilies[0], "not configured on this cluster"))
-	}
-	if svc.Spec.ClusterIP != "" {
-		addr, err := netip.ParseAddr(svc.Spec.ClusterIP)
+	for i, family := range spec.IPFamilies {
+		if i == len(spec.ClusterIPs) {
+			ip, err := t.nextIP(family)
+			if err != nil {
+				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %w", err))
+			}
+			spec.ClusterIPs = append(spec.ClusterIPs, ip.String())
+			continue
+		}
+		ip := spec.ClusterIPs[i]
+		if old != nil && slices.Contains(old.Spec.ClusterIPs, ip) {
+			continue
+		}
+		addr, err := netip.ParseAddr(ip)
 		if err == nil {
 			err = t.takeIP(addr)
 		}
 		if err != nil {
-			return invalid(svc, field.Invalid(path, svc.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", svc.Spec.ClusterIP, err)))
+			return invalid(svc, field.Invalid(field.NewPath("spec", "clusterIPs"), spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", ip, err)))
 		}
-		return nil
 	}
-	n, err := t.services.ips.next(t.owner)
-	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %w", err))
+	if len(spec.ClusterIPs) > 0 {
+		spec.ClusterIP = spec.ClusterIPs[0]
 	}
-	t.ips = append(t.ips, n)
-	svc.Spec.ClusterIP = t.services.ips.address(n).String()
-	svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
 	return nil
 }
 
-func (t *transaction) takeIP(addr netip.Addr) error {
-	n, ok := t.services.ips.index(addr)
-	if !ok {
-		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, t.services.cfg.Services)
+func (t *transaction) nextIP(family corev1.IPFamily) (netip.Addr, error) {
+	for _, pool := range t.services.ips {
+		if familyOf(pool.prefix.Addr()) != family {
+			continue
+		}
+		n, err := pool.next(t.owner)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		t.ips = append(t.ips, pool.address(n))
+		return pool.address(n), nil
 	}
-	fresh, err := t.services.ips.take(n, t.owner)
+	return netip.Addr{}, fmt.Errorf("no range of family %s", family)
+}
+
+func (t *transaction) takeIP(addr netip.Addr) error {
+	pool, n, ok := t.services.find(addr)
+	if !ok {
+		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, t.services.rangeOf(addr))
+	}
+	fresh, err := pool.take(n, t.owner)
 	if fresh {
-		t.ips = append(t.ips, n)
+		t.ips = append(t.ips, addr)
 	}
 	return err
+}
+
+// rangeOf is where an address of a family should be.
+func (s *Services) rangeOf(addr netip.Addr) netip.Prefix {
+	for _, p := range s.cfg.Services {
+		if p.Addr().Is4() == addr.Is4() {
+			return p
+		}
+	}
+	return s.cfg.Services[0]
 }
 
 // fillPorts takes the ports that are named, then chooses the others. Ports of different protocols may share a number.
@@ -297,6 +340,6 @@ func (t *transaction) takePort(port int32) error {
 	return err
 }
 
-func invalid(svc *corev1.Service, err *field.Error) error {
-	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, field.ErrorList{err})
+func invalid(svc *corev1.Service, errs ...*field.Error) error {
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, errs)
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func config() Config {
-	return Config{Services: netip.MustParsePrefix("10.96.0.0/28"), Ports: Ports{30000, 30003},
+	return Config{Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/28")}, Ports: Ports{30000, 30003},
 		Reserved: map[netip.Addr]string{netip.MustParseAddr("10.96.0.1"): "default/kubernetes"}}
 }
 

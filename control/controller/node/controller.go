@@ -40,8 +40,8 @@ const (
 
 // Config is what the controller needs to know of the cluster.
 type Config struct {
-	// PodCIDR is the cluster's pod range; every node gets a /24 (IPv4) or /64 (IPv6) of it.
-	PodCIDR netip.Prefix
+	// PodCIDRs are the cluster's pod ranges, one a family, the primary one first; every node gets a /24 (IPv4) and a /64 (IPv6).
+	PodCIDRs []netip.Prefix
 	// GracePeriod is how long an agent may be silent before its node counts as unreachable.
 	GracePeriod time.Duration
 }
@@ -50,7 +50,7 @@ type Config struct {
 type Controller struct {
 	client    kubernetes.Interface
 	config    Config
-	ranges    *ranges
+	ranges    []*ranges // in the order of the config's PodCIDRs
 	nodes     corelisters.NodeLister
 	leases    coordinationlisters.LeaseLister
 	pods      corelisters.PodLister
@@ -67,17 +67,21 @@ type Controller struct {
 
 // New registers the loop with the informers of Nodes, Leases and Pods. It must be called before they start.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, config Config, recorder record.EventRecorder, logger *slog.Logger) (*Controller, error) {
-	bits := nodeBits4
-	if config.PodCIDR.Addr().Is6() {
-		bits = nodeBits6
-	}
-	ranges, err := newRanges(config.PodCIDR, max(bits, config.PodCIDR.Bits()))
-	if err != nil {
-		return nil, err
+	var all []*ranges
+	for _, cluster := range config.PodCIDRs {
+		bits := nodeBits4
+		if cluster.Addr().Is6() {
+			bits = nodeBits6
+		}
+		r, err := newRanges(cluster, max(bits, cluster.Bits()))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
 	}
 	nodes, leases, pods := factory.Core().V1().Nodes(), factory.Coordination().V1().Leases(), factory.Core().V1().Pods()
 	c := &Controller{
-		client: client, config: config, ranges: ranges, recorder: recorder, logger: logger,
+		client: client, config: config, ranges: all, recorder: recorder, logger: logger,
 		nodes: nodes.Lister(), leases: leases.Lister(), pods: pods.Lister(), podIndex: pods.Informer().GetIndexer(),
 		started: time.Now(),
 	}
@@ -137,18 +141,27 @@ func (c *Controller) nodeAdded(obj any) {
 }
 
 func (c *Controller) hold(node *corev1.Node) {
-	prefix, err := netip.ParsePrefix(node.Spec.PodCIDR)
-	if err != nil {
-		return
-	}
-	if other := c.ranges.hold(node.Name, prefix.Masked()); other != "" {
-		c.logger.Error("two nodes have the same pod range", "range", node.Spec.PodCIDR, "nodes", []string{other, node.Name})
+	for _, podCIDR := range node.Spec.PodCIDRs {
+		prefix, err := netip.ParsePrefix(podCIDR)
+		if err != nil {
+			continue
+		}
+		for _, r := range c.ranges {
+			if !r.cluster.Overlaps(prefix) {
+				continue
+			}
+			if other := r.hold(node.Name, prefix.Masked()); other != "" {
+				c.logger.Error("two nodes have the same pod range", "range", podCIDR, "nodes", []string{other, node.Name})
+			}
+		}
 	}
 }
 
 func (c *Controller) nodeDeleted(obj any) {
 	if node, ok := queue.Object[*corev1.Node](obj); ok {
-		c.ranges.release(node.Name)
+		for _, r := range c.ranges {
+			r.release(node.Name)
+		}
 	}
 }
 
@@ -192,14 +205,24 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 	return c.syncPods(ctx, node)
 }
 
-// assign gives the node its pod range. A failed patch leaves the range held for the next try.
+// assign gives the node its pod ranges, which it keeps for life. A failed patch leaves them held for the next try.
 func (c *Controller) assign(ctx context.Context, node *corev1.Node) error {
-	prefix, err := c.ranges.allocate(node.Name)
-	if err != nil {
-		c.recorder.Event(node, corev1.EventTypeNormal, "CIDRNotAvailable", fmt.Sprintf("Node %s status is now: CIDRNotAvailable", node.Name))
-		return fmt.Errorf("pod range of node %s: %w", node.Name, err)
+	var prefixes []string
+	for _, r := range c.ranges {
+		prefix, err := r.allocate(node.Name)
+		if err != nil {
+			c.recorder.Event(node, corev1.EventTypeNormal, "CIDRNotAvailable", fmt.Sprintf("Node %s status is now: CIDRNotAvailable", node.Name))
+			return fmt.Errorf("pod range of node %s: %w", node.Name, err)
+		}
+		prefixes = append(prefixes, prefix.String())
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"podCIDR":%q,"podCIDRs":[%q]}}`, node.UID, prefix, prefix)
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": node.UID},
+		"spec":     map[string]any{"podCIDR": prefixes[0], "podCIDRs": prefixes},
+	})
+	if err != nil {
+		return err
+	}
 	_, err = c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	return err
 }
