@@ -48,7 +48,7 @@ test: deps test-deps build generated lint unit e2e
 	@echo 'all tests passed'
 
 ## test-kernels: load every BPF program and run the tests of packets and devices on kernels 5.10, 6.1 and 6.12 of Debian, in QEMU,
-## and on this machine's; two tables (about 5 minutes; KERNELS='5.10 host' chooses)
+## and on this machine's; two tables (5 to 15 minutes; KERNELS='5.10 host' chooses)
 test-kernels:
 	@test/deps kernels
 	test/kernel/run $(KERNELS)
