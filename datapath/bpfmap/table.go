@@ -36,8 +36,21 @@ func (t kernelTable[K, V]) putAll(keys []K, values []V) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	if _, err := t.m.BatchUpdate(keys, values, nil); err != nil {
+	_, err := t.m.BatchUpdate(keys, values, nil)
+	if errors.Is(err, ebpf.ErrNotSupported) { // tries before 5.13
+		return t.putEach(keys, values)
+	}
+	if err != nil {
 		return fmt.Errorf("map %s: %w", t.name(), err)
+	}
+	return nil
+}
+
+func (t kernelTable[K, V]) putEach(keys []K, values []V) error {
+	for i := range keys {
+		if err := t.m.Put(&keys[i], &values[i]); err != nil {
+			return fmt.Errorf("map %s: %w", t.name(), err)
+		}
 	}
 	return nil
 }
@@ -75,10 +88,28 @@ func (t kernelTable[K, V]) each(fn func(K, V) bool) error {
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return nil
 		}
+		if errors.Is(err, ebpf.ErrNotSupported) { // tries before 5.13
+			return t.eachAlone(fn)
+		}
 		if err != nil {
 			return fmt.Errorf("map %s: read: %w", t.name(), err)
 		}
 	}
+}
+
+func (t kernelTable[K, V]) eachAlone(fn func(K, V) bool) error {
+	var k K
+	var v V
+	rows := t.m.Iterate()
+	for rows.Next(&k, &v) {
+		if !fn(k, v) {
+			return nil
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("map %s: read: %w", t.name(), err)
+	}
+	return nil
 }
 
 func (t kernelTable[K, V]) name() string { return t.m.String() }
