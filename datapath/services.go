@@ -53,6 +53,9 @@ type services struct {
 	// rezoned: view.Zone changed, and the Services are yet to be translated by it.
 	rezoned bool
 
+	// ringless is how many services were last found without a ring.
+	ringless int
+
 	// wake is signalled after dirty grew or nodesDirty was set.
 	wake chan struct{}
 
@@ -268,6 +271,10 @@ func (s *services) apply(pruned *bool) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
+	}
+	if n := s.table.Ringless(); n != s.ringless {
+		s.ringless = n
+		s.logger.Warn("no room for more rings: clients outside are spread at random", "services", n)
 	}
 	if len(dirty) > 0 {
 		s.latency.Observe(time.Since(since))

@@ -133,10 +133,38 @@ INLINE __u32 flow_device(const struct addr *addr)
 	return e ? e->ifindex : 0;
 }
 
-/* flow_choose begins the translation of a new flow to a Service: the backend.
- * Returns DROP_NONE, or why there is none.
+/* mix stirs a word into a hash (the mixing of MurmurHash3). */
+INLINE __u32 mix(__u32 hash, __u32 word)
+{
+	word *= 0xcc9e2d51;
+	word = (word << 15) | (word >> 17);
+	hash ^= word * 0x1b873593;
+	hash = (hash << 13) | (hash >> 19);
+	return hash * 5 + 0xe6546b64;
+}
+
+/* flow_hash is a number for the client and the port that it asks for: the same
+ * on all nodes, and never 0.
  */
-SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id)
+INLINE __u32 flow_hash(const struct packet *p)
+{
+	__u32 hash = p->proto;
+
+	for (int i = 0; i < 4; i++)
+		hash = mix(hash, addr_word(&p->src, i));
+	hash = mix(hash, (__u32)bpf_ntohs(p->sport) << 16 |
+				 bpf_ntohs(p->dport));
+	hash ^= hash >> 16;
+	hash *= 0x85ebca6b;
+	hash ^= hash >> 13;
+	return hash ? hash : 1;
+}
+
+/* flow_choose begins the translation of a new flow to a Service: the backend.
+ * hash is the flow's if it comes from outside, else 0. Returns DROP_NONE, or
+ * why there is none.
+ */
+SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id, __u32 hash)
 {
 	struct flow *f = flow_get();
 	struct service *s = service_get(id);
@@ -147,7 +175,7 @@ SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id)
 	if (!f || !s || !skb)
 		return DROP_NO_BACKEND;
 	t = &f->translation;
-	b = service_choose(id, s, &f->packet.src, &index);
+	b = service_choose(id, s, &f->packet.src, hash, &index);
 	if (!b)
 		return s->flags & SERVICE_SILENT ? DROP_NO_LOCAL_BACKEND
 						 : DROP_NO_BACKEND;

@@ -37,8 +37,7 @@ enum service_flag {
 			     * are backends on other nodes, and balancers
 			     * outside are about to find out
 			     */
-	SERVICE_MAGLEV = 2, /* choose by the ring: alike on every node */
-	SERVICE_LEAST = 4,  /* choose the less busy one of two */
+	SERVICE_LEAST = 2, /* choose the less busy one of two */
 };
 
 struct service {
@@ -46,8 +45,8 @@ struct service {
 	__u32 revision;	 /* raised at each change of the slots */
 	enum service_flag flags;
 	__u32 affinity;	 /* seconds of client affinity; 0: none */
-	__u32 ring;	 /* SERVICE_MAGLEV: index of its first block in ring */
-	__u32 ring_size; /* SERVICE_MAGLEV: places in its ring, a prime */
+	__u32 ring;	 /* index of its first block in ring */
+	__u32 ring_size; /* places in its ring, a prime; 0: it has none */
 };
 
 struct slot_key {
@@ -83,6 +82,23 @@ struct {
 	__uint(max_entries, 262144);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } slot SEC(".maps");
+
+/* The places of rings, in blocks of a cache line. A ring (Maglev, NSDI 2016)
+ * has a slot at each place, so that a flow finds the same backend on every
+ * node, and few flows move when backends come and go.
+ */
+#define RING_BLOCK 32
+
+struct ring_block {
+	__u16 slot[RING_BLOCK];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct ring_block);
+	__uint(max_entries, 32768);
+} ring SEC(".maps");
 
 /* The backend that a client of a Service with affinity was given. */
 struct affinity_key {
@@ -225,24 +241,52 @@ INLINE struct backend *service_random(__u32 id, const struct service *s,
 	return slot_get(id, 0);
 }
 
+/* service_ring picks the backend at a flow's place in the ring. */
+INLINE struct backend *service_ring(__u32 id, const struct service *s,
+				    __u32 hash, __u32 *index)
+{
+	__u32 place = hash % s->ring_size;
+	__u32 block = s->ring + place / RING_BLOCK;
+	struct ring_block *b = bpf_map_lookup_elem(&ring, &block);
+
+	if (!b)
+		return NULL;
+	*index = b->slot[place % RING_BLOCK];
+	return *index < s->backends ? slot_get(id, *index) : NULL;
+}
+
+/* service_pick picks a backend: by the hash of the flow if there is one and
+ * the service has a ring, else at random.
+ */
+INLINE struct backend *service_pick(__u32 id, const struct service *s,
+				    __u32 hash, __u32 *index)
+{
+	struct backend *b = NULL;
+
+	if (hash && s->ring_size)
+		b = service_ring(id, s, hash, index);
+	return b ? b : service_random(id, s, index);
+}
+
 /* service_choose picks a backend for a client; NULL: there is none. The index
- * of its slot goes to *index.
+ * of its slot goes to *index. hash is of the flow, 0: choose at random.
  */
 INLINE struct backend *service_choose(__u32 id, const struct service *s,
-				      const struct addr *client, __u32 *index)
+				      const struct addr *client, __u32 hash,
+				      __u32 *index)
 {
 	struct affinity_key key = {.client = *client, .service = id};
 	struct affinity mine = {}, *known;
 	struct backend *b = NULL;
 
 	if (!s->affinity)
-		return service_random(id, s, index);
+		return service_pick(id, s, hash, index);
 	mine.used = bpf_ktime_get_ns() / NSEC_PER_SEC;
 	known = bpf_map_lookup_elem(&affinity, &key);
 	if (known && mine.used - known->used < s->affinity)
 		b = affinity_backend(id, s, known, index);
 	if (!b)
-		b = service_random(id, s, index);
+		b = service_pick(id, s, hash, index);
 	if (!b)
 		return NULL;
 	mine.addr = b->addr;

@@ -57,7 +57,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 
 	if (!frontend_admits(fe, &p->src))
 		return flow_drop(skb, DROP_SOURCE_RANGE, PLACE_FROM_NET);
-	reason = flow_choose(skb, fe->outside);
+	reason = flow_choose(skb, fe->outside, flow_hash(p));
 	if (reason != DROP_NONE)
 		return flow_deny(skb, reason, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))

@@ -135,7 +135,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 
 	if (!frontend_admits(fe, &p->src))
 		return flow_drop(skb, DROP_SOURCE_RANGE, PLACE_FROM_POD);
-	reason = flow_choose(skb, fe->service);
+	reason = flow_choose(skb, fe->service, 0);
 	if (reason != DROP_NONE)
 		return flow_deny(skb, reason, PLACE_FROM_POD);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))

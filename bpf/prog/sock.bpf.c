@@ -29,7 +29,7 @@ INLINE bool l4_translated(__u32 proto)
 INLINE enum outcome choose(struct peer *p, const struct service *s,
 			   const struct addr *client)
 {
-	struct backend *b = service_choose(p->service, s, client, &p->slot);
+	struct backend *b = service_choose(p->service, s, client, 0, &p->slot);
 
 	if (!b) {
 		drop_count(DROP_NO_BACKEND, PLACE_SOCK, 0);

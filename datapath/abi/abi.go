@@ -34,6 +34,8 @@ type (
 	AffinityKey = netdevAffinityKey
 	// Affinity is the backend that such a client has.
 	Affinity = netdevAffinity
+	// RingBlock are some places of a ring.
+	RingBlock = netdevRingBlock
 	// SourceRangeKey is a source that may use a service.
 	SourceRangeKey = netdevSourceRangeKey
 	// FrontendFlag are the bits of Frontend.Flags.
@@ -113,6 +115,7 @@ const (
 	MapPeer        = sockMapPeer
 	MapAffinity    = netdevMapAffinity
 	MapFragment    = netdevMapFragment
+	MapRing        = netdevMapRing
 	MapSourceRange = netdevMapSourceRange
 	MapDatagram    = sockMapDatagram
 )

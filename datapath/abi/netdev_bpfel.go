@@ -257,6 +257,11 @@ const (
 	netdevPlacePLACE_COUNT    netdevPlace = 5
 )
 
+type netdevRingBlock struct {
+	_    structs.HostLayout
+	Slot [32]uint16
+}
+
 type netdevService struct {
 	_        structs.HostLayout
 	Backends uint32
@@ -271,8 +276,7 @@ type netdevServiceFlag uint32
 
 const (
 	netdevServiceFlagSERVICE_SILENT netdevServiceFlag = 1
-	netdevServiceFlagSERVICE_MAGLEV netdevServiceFlag = 2
-	netdevServiceFlagSERVICE_LEAST  netdevServiceFlag = 4
+	netdevServiceFlagSERVICE_LEAST  netdevServiceFlag = 2
 )
 
 type netdevSlotKey struct {
@@ -301,6 +305,7 @@ const (
 	netdevMapFragment        = "fragment"
 	netdevMapFrontend        = "frontend"
 	netdevMapNode            = "node"
+	netdevMapRing            = "ring"
 	netdevMapScratch         = "scratch"
 	netdevMapService         = "service"
 	netdevMapSlot            = "slot"
@@ -384,6 +389,7 @@ type netdevMapSpecs struct {
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
+	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
@@ -441,6 +447,7 @@ type netdevMaps struct {
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Node        *ebpf.Map `ebpf:"node"`
+	Ring        *ebpf.Map `ebpf:"ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
@@ -458,6 +465,7 @@ func (m *netdevMaps) Close() error {
 		m.Fragment,
 		m.Frontend,
 		m.Node,
+		m.Ring,
 		m.Scratch,
 		m.Service,
 		m.Slot,

@@ -25,6 +25,7 @@ const (
 	podMapFragment        = "fragment"
 	podMapFrontend        = "frontend"
 	podMapNode            = "node"
+	podMapRing            = "ring"
 	podMapScratch         = "scratch"
 	podMapService         = "service"
 	podMapSlot            = "slot"
@@ -108,6 +109,7 @@ type podMapSpecs struct {
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
+	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
@@ -165,6 +167,7 @@ type podMaps struct {
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Node        *ebpf.Map `ebpf:"node"`
+	Ring        *ebpf.Map `ebpf:"ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
@@ -182,6 +185,7 @@ func (m *podMaps) Close() error {
 		m.Fragment,
 		m.Frontend,
 		m.Node,
+		m.Ring,
 		m.Scratch,
 		m.Service,
 		m.Slot,

@@ -138,6 +138,11 @@ const (
 	sockPlacePLACE_COUNT    sockPlace = 5
 )
 
+type sockRingBlock struct {
+	_    structs.HostLayout
+	Slot [32]uint16
+}
+
 type sockService struct {
 	_        structs.HostLayout
 	Backends uint32
@@ -173,6 +178,7 @@ const (
 	sockMapNetns           = "netns"
 	sockMapNode            = "node"
 	sockMapPeer            = "peer"
+	sockMapRing            = "ring"
 	sockMapService         = "service"
 	sockMapSlot            = "slot"
 	sockMapSourceRange     = "source_range"
@@ -268,6 +274,7 @@ type sockMapSpecs struct {
 	Netns       *ebpf.MapSpec `ebpf:"netns"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
 	Peer        *ebpf.MapSpec `ebpf:"peer"`
+	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
@@ -323,6 +330,7 @@ type sockMaps struct {
 	Netns       *ebpf.Map `ebpf:"netns"`
 	Node        *ebpf.Map `ebpf:"node"`
 	Peer        *ebpf.Map `ebpf:"peer"`
+	Ring        *ebpf.Map `ebpf:"ring"`
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
@@ -338,6 +346,7 @@ func (m *sockMaps) Close() error {
 		m.Netns,
 		m.Node,
 		m.Peer,
+		m.Ring,
 		m.Service,
 		m.Slot,
 		m.SourceRange,

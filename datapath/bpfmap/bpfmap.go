@@ -27,6 +27,7 @@ type Maps struct {
 	conntrack table[abi.ConntrackKey, abi.Conntrack]
 	drop      dropTable
 	peer      table[uint64, abi.Peer]
+	ring      table[uint32, abi.RingBlock]
 	// sourceRange has no values of interest.
 	sourceRange table[abi.SourceRangeKey, uint8]
 
@@ -68,7 +69,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	byName := map[string]*ebpf.Map{}
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
-		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapPeer,
+		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -89,6 +90,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.control = kernelTable[uint32, abi.Control]{byName[abi.MapControl]}
 	m.conntrack = kernelTable[abi.ConntrackKey, abi.Conntrack]{byName[abi.MapConntrack]}
 	m.peer = kernelTable[uint64, abi.Peer]{byName[abi.MapPeer]}
+	m.ring = kernelTable[uint32, abi.RingBlock]{byName[abi.MapRing]}
 	m.sourceRange = kernelTable[abi.SourceRangeKey, uint8]{byName[abi.MapSourceRange]}
 	m.drop = kernelDrops{byName[abi.MapDrop]}
 	return m, nil
@@ -111,6 +113,7 @@ func Fake(fail func(op, table string) error) *Maps {
 		control:     newMemoryTable[uint32, abi.Control](abi.MapControl, fail),
 		conntrack:   newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
 		peer:        newMemoryTable[uint64, abi.Peer](abi.MapPeer, fail),
+		ring:        newMemoryTable[uint32, abi.RingBlock](abi.MapRing, fail),
 		sourceRange: newMemoryTable[abi.SourceRangeKey, uint8](abi.MapSourceRange, fail),
 		drop:        noDrops{},
 		sizes:       map[string]uint32{},

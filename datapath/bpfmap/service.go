@@ -68,10 +68,12 @@ type ServiceRow struct {
 	// Affinity and Silent are as in [desired.Service].
 	Affinity uint32
 	Silent   bool
+	// Ring is the first block of its ring, RingSize how many places that has; 0: it has none.
+	Ring, RingSize uint32
 }
 
 func (r ServiceRow) value() abi.Service {
-	s := abi.Service{Backends: r.Slots, Revision: r.Revision, Affinity: r.Affinity}
+	s := abi.Service{Backends: r.Slots, Revision: r.Revision, Affinity: r.Affinity, Ring: r.Ring, RingSize: r.RingSize}
 	if r.Silent {
 		s.Flags |= abi.ServiceSilent
 	}
@@ -166,7 +168,7 @@ func (m *Maps) Services() (ServiceTables, error) {
 		if err != nil {
 			return kernel, err
 		}
-		s.Row = ServiceRow{id, row.Backends, row.Revision, row.Affinity, row.Flags&abi.ServiceSilent != 0}
+		s.Row = ServiceRow{id, row.Backends, row.Revision, row.Affinity, row.Flags&abi.ServiceSilent != 0, row.Ring, row.RingSize}
 		kernel.Services[id] = s
 	}
 	return kernel, nil
@@ -202,4 +204,34 @@ func sourceRangeKey(service uint32, source netip.Prefix) abi.SourceRangeKey {
 		bits += 96
 	}
 	return abi.SourceRangeKey{Prefix: uint32(32 + bits), Service: service, Source: abi.AddrFrom(source.Masked().Addr())}
+}
+
+// RingBlock is how many places of a ring a block has, RingBlocks how many blocks there are for all rings.
+const (
+	RingBlock  = len(abi.RingBlock{}.Slot)
+	RingBlocks = 32768
+)
+
+// PutRing writes the places of a ring, each the index of a slot, from a block on.
+func (m *Maps) PutRing(block uint32, places []uint16) error {
+	count := (len(places) + RingBlock - 1) / RingBlock
+	keys, values := make([]uint32, count), make([]abi.RingBlock, count)
+	for i := range count {
+		keys[i] = block + uint32(i)
+		copy(values[i].Slot[:], places[i*RingBlock:])
+	}
+	return m.ring.putAll(keys, values)
+}
+
+// Ring reads the places of a ring from a block on.
+func (m *Maps) Ring(block, size uint32) ([]uint16, error) {
+	var places []uint16
+	for ; len(places) < int(size); block++ {
+		row, _, err := m.ring.get(block)
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, row.Slot[:]...)
+	}
+	return places[:size], nil
 }

@@ -165,6 +165,8 @@ type Service struct {
 	Affinity uint32
 	// Silent drops packets when there is no backend, instead of refusing: other nodes have some.
 	Silent bool
+	// Ring gives clients outside the same backend on every node.
+	Ring bool
 	// SourceRanges are who may use the restricted frontends, sorted.
 	SourceRanges []netip.Prefix
 }
@@ -172,7 +174,7 @@ type Service struct {
 // Equal says whether both rows ask for the same kernel state.
 func (s Service) Equal(o Service) bool {
 	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends) &&
-		s.Affinity == o.Affinity && s.Silent == o.Silent && slices.Equal(s.SourceRanges, o.SourceRanges)
+		s.Affinity == o.Affinity && s.Silent == o.Silent && s.Ring == o.Ring && slices.Equal(s.SourceRanges, o.SourceRanges)
 }
 
 // Endpoint is a pod of this node as the programs see it.

@@ -63,9 +63,15 @@ func (t *Services) bulkServices(fresh map[*service]struct{}) bool {
 	rows := make([]bpfmap.ServiceRow, 0, len(fresh))
 	for name := range t.dirty {
 		s := t.services.actual[name]
-		if _, ok := fresh[s]; ok {
-			rows = append(rows, s.next(t.desired[name], len(s.slots)))
+		if _, ok := fresh[s]; !ok {
+			continue
 		}
+		block, size, err := t.ring(s, t.desired[name], s.slots)
+		if err != nil {
+			return false
+		}
+		rows = append(rows, s.next(t.desired[name], len(s.slots), block, size))
+		s.ringed = slices.Clone(s.slots)
 	}
 	if t.maps.PutServices(rows) != nil {
 		return false

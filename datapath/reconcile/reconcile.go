@@ -31,6 +31,9 @@ type Services struct {
 	frontends frontendTable
 	// ranged are the services that may have source ranges in the kernel which are not wanted.
 	ranged map[*service][]netip.Prefix
+	rings  rings
+	// ringless are the services that should have a ring and found no room.
+	ringless map[*service]struct{}
 	// removed is told of each UDP backend that left a service's slots; it may be nil.
 	removed func(netip.AddrPort)
 }
@@ -50,8 +53,9 @@ func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore source ranges: %w", err)
 	}
-	return &Services{
+	t := &Services{
 		maps:      m,
+		ringless:  map[*service]struct{}{},
 		ranged:    map[*service][]netip.Prefix{},
 		removed:   removed,
 		desired:   map[desired.PortName]desired.Service{},
@@ -59,7 +63,9 @@ func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 		dirty:     map[desired.PortName]struct{}{},
 		services:  restoreServices(kernel, ranges),
 		frontends: restoreFrontends(kernel.Frontends),
-	}, nil
+	}
+	t.rings.restore(t.services.byID)
+	return t, nil
 }
 
 // Set replaces the rows that come from one Service object; none removes them. It only notes what changed: Apply does the work.

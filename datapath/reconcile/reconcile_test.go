@@ -11,6 +11,7 @@ import (
 
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/maglev"
 )
 
 // row builds a service of one port: name, cluster IP and backends as text.
@@ -202,6 +203,7 @@ func randomRows(random *rand.Rand, name string) []desired.Service {
 		frontends += " 198.51.100.1:80"
 	}
 	all := row(name, frontends, randomBackends(random))
+	all.Ring = random.IntN(2) == 0
 	all.Affinity = uint32(random.IntN(2)) * 60
 	for i := range 3 {
 		if random.IntN(3) == 0 {
@@ -236,14 +238,23 @@ func assertWhole(t *testing.T, m *bpfmap.Maps, before string) {
 		t.Fatal(err)
 	}
 	for f, target := range tables.Frontends {
-		assertTarget(t, tables, f, target.Service, before)
-		assertTarget(t, tables, f, target.Outside, before)
+		assertTarget(t, m, tables, f, target.Service, before)
+		assertTarget(t, m, tables, f, target.Outside, before)
 	}
 }
 
-func assertTarget(t *testing.T, tables bpfmap.ServiceTables, f desired.Frontend, id uint32, before string) {
+func assertTarget(t *testing.T, m *bpfmap.Maps, tables bpfmap.ServiceTables, f desired.Frontend, id uint32, before string) {
 	t.Helper()
 	s := tables.Services[id]
+	places, err := m.Ring(s.Row.Ring, s.Row.RingSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, slot := range places {
+		if uint32(slot) >= s.Row.Slots {
+			t.Fatalf("before %s: the ring of %s has slot %d of %d", before, f.Address, slot, s.Row.Slots)
+		}
+	}
 	if s.Row.Revision == 0 {
 		t.Fatalf("before %s: %s leads to a service that is not there", before, f.Address)
 	}
@@ -303,8 +314,41 @@ func TestFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		assertDump(t, m, wanted)
+		assertRings(t, m)
 		if t.Failed() {
 			t.Fatalf("in round %d", round)
+		}
+	}
+}
+
+// assertRings expects that the rings of Services are those of their backends, and that no two share a block.
+func assertRings(t *testing.T, m *bpfmap.Maps) {
+	t.Helper()
+	tables, err := m.Services()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var used rings
+	for id, s := range tables.Services {
+		if s.Row.RingSize == 0 {
+			continue
+		}
+		for i := range blocks(s.Row.RingSize) {
+			if used.used[int(s.Row.Ring)+i] {
+				t.Errorf("service %d: its ring is another's too", id)
+			}
+		}
+		used.mark(s.Row.Ring, s.Row.RingSize, true)
+		var addresses []netip.AddrPort
+		for _, b := range s.Backends[:s.Row.Slots] {
+			addresses = append(addresses, b.Address)
+		}
+		places, err := m.Ring(s.Row.Ring, s.Row.RingSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(places, maglev.Ring(int(s.Row.RingSize), addresses)) {
+			t.Errorf("service %d: its ring is not that of its backends", id)
 		}
 	}
 }
@@ -335,6 +379,7 @@ func TestBulk(t *testing.T) {
 	}
 	fail = false
 	apply(t, s)
+	assertRings(t, m)
 	want, err := one.Dump()
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,8 @@ type service struct {
 	counted int
 	// fronts counts the frontends in the kernel that lead here.
 	fronts int
+	// ringed are the slots that its ring was made for; nil: not known.
+	ringed []desired.Backend
 	// ranges are the sources in the kernel.
 	ranges []netip.Prefix
 }
@@ -136,12 +138,23 @@ func (t *Services) writeService(row desired.Service) error {
 		}
 		s.slots[i] = b
 	}
-	if changed || s.counted != len(want) || s.row.Affinity != row.Affinity || s.row.Silent != row.Silent {
+	block, size, err := t.ring(s, row, want)
+	if err != nil {
+		return err
+	}
+	if changed || s.counted != len(want) || s.row.Affinity != row.Affinity || s.row.Silent != row.Silent || s.row.Ring != block || s.row.RingSize != size {
 		s.counted = -1
-		if err := t.maps.PutService(s.next(row, len(want))); err != nil {
+		oldBlock, oldSize := s.row.Ring, s.row.RingSize
+		if err := t.maps.PutService(s.next(row, len(want), block, size)); err != nil {
+			s.row.Ring, s.row.RingSize = oldBlock, oldSize
+			t.release(block, size, s)
 			return err
 		}
 		s.counted = len(want)
+		if block != oldBlock || size == 0 {
+			t.rings.mark(oldBlock, oldSize, false)
+		}
+		s.ringed = slices.Clone(want)
 	}
 	t.reportRemoved(before, row.Backends)
 	// Only now that nobody looks there any more.
@@ -159,8 +172,9 @@ func (t *Services) located(row desired.Service) desired.Service {
 }
 
 // next is the row to write now that a service has so many slots.
-func (s *service) next(row desired.Service, slots int) bpfmap.ServiceRow {
+func (s *service) next(row desired.Service, slots int, ring, ringSize uint32) bpfmap.ServiceRow {
 	s.row.Slots, s.row.Affinity, s.row.Silent = uint32(slots), row.Affinity, row.Silent
+	s.row.Ring, s.row.RingSize = ring, ringSize
 	s.row.Revision++
 	return s.row
 }
@@ -262,6 +276,8 @@ func (t *Services) erase(s *service) error {
 		return err
 	}
 	delete(t.ranged, s)
+	delete(t.ringless, s)
+	t.rings.mark(s.row.Ring, s.row.RingSize, false)
 	delete(t.services.byID, s.id)
 	delete(t.services.orphans, s.id)
 	t.services.ids.give(s.id)

@@ -12,6 +12,21 @@ import (
 	"github.com/skep-io/skep/datapath/desired"
 )
 
+// annotationBalance says how clients outside are spread over backends: balanceMaglev, which is the default, or balanceRandom.
+const (
+	annotationBalance = "skep.dev/balance"
+	balanceMaglev     = "maglev"
+	balanceRandom     = "random"
+)
+
+// balance returns how to spread clients; what the annotation does not know is the default.
+func balance(svc *corev1.Service) string {
+	if b := svc.Annotations[annotationBalance]; b == balanceRandom {
+		return b
+	}
+	return balanceMaglev
+}
+
 // labelProxyName marks a Service as somebody else's to implement.
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
@@ -59,10 +74,13 @@ func portRows(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Add
 	}
 	all := endpointsOf(endpointSlices, port, clusterIP.Is6(), view)
 	row.Backends = backends(all.cluster(view), protocol)
+	front := balance(svc) != balanceRandom
+	row.Ring = front && slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Kind != desired.ClusterIP && !f.LocalOutside })
 	if !slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Local || f.LocalOutside }) {
 		return []desired.Service{row}
 	}
 	local := desired.Service{Name: row.Name, Affinity: row.Affinity, Backends: backends(all.local(), protocol), Silent: all.any()}
+	local.Ring = front && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	local.Name.Local = true
 	return []desired.Service{row, local}
 }

@@ -1,12 +1,15 @@
 package packet_test
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/skep-io/skep/datapath/abi"
 	"github.com/skep-io/skep/datapath/load"
+	"github.com/skep-io/skep/datapath/maglev"
 )
 
 // change alters the rows of the service at vip:80 of a test node, in both families.
@@ -94,6 +97,52 @@ func TestSourceRanges(t *testing.T) {
 	liveOn(t, "source without", restrict(netip.MustParseAddr("192.0.2.128"), 25), []hop{
 		refused(abi.ProgFromNet, fromOut(tcpFrame(out, front, syn)), reason("source_range")),
 	})
+}
+
+// TestRing: two nodes that have the backends in other slots lead a client outside to the same one.
+func TestRing(t *testing.T) {
+	backends := list(at(podB, 9000), at(podB, 9001), at(podB, 9002), at(podB, 9003), at(podB, 9004))
+	other := slices.Clone(backends)
+	slices.Reverse(other)
+	one, two := ringNode(t, backends), ringNode(t, other)
+	chosen := map[uint16]int{}
+	for port := range uint16(200) {
+		in := fromOut(tcpFrame(at(clientIP, 1000+port), at(nodeIP, 30080), syn)).bytes()
+		_, a := run(t, one, abi.ProgFromNet, in)
+		_, b := run(t, two, abi.ProgFromNet, in)
+		if !bytes.Equal(a, b) {
+			t.Fatalf("client port %d: one node sends\n%x, the other\n%x", 1000+port, a, b)
+		}
+		chosen[uint16(a[36])<<8|uint16(a[37])]++
+	}
+	for _, b := range backends {
+		if chosen[b.Port()] < 10 {
+			t.Errorf("backend %d was chosen %d times of 200", b.Port(), chosen[b.Port()])
+		}
+	}
+}
+
+// ringNode is a node whose node port has a ring.
+func ringNode(t *testing.T, backends []netip.AddrPort) *load.Objects {
+	t.Helper()
+	o := testNode(t)
+	if err := tcp(1, nil, backends).write(o); err != nil {
+		t.Fatal(err)
+	}
+	const first, size = 7, 251
+	places := maglev.Ring(size, backends)
+	for i := 0; i*32 < size; i++ {
+		var block abi.RingBlock
+		copy(block.Slot[:], places[i*32:])
+		if err := o.Map(abi.MapRing).Put(uint32(first+i), block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row := abi.Service{Backends: uint32(len(backends)), Revision: 2, Ring: first, RingSize: size}
+	if err := o.Map(abi.MapService).Put(uint32(1), row); err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
 
 // TestAffinity: a client stays with its backend for as long as that serves, wherever it moves among the slots, and for as long as
