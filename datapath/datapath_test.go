@@ -458,7 +458,7 @@ func TestFilters(t *testing.T) {
 	link, err := netlink.LinkByName("up0")
 	must(t, err)
 	index := link.Attrs().Index
-	must(t, n.objects.DetachNetdev(index))
+	must(t, programs{n.objects}.DetachNetdev("up0", index))
 	if _, _, err := ask(t, outside, "tcp4", "192.0.2.1:30080"); err == nil {
 		t.Fatal("a node port answers without programs")
 	}
