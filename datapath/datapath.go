@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/ipam"
@@ -43,8 +44,11 @@ type Config struct {
 	// processes get Service translation. RunDir holds the pinned network namespaces and a note of what to restore at Cleanup.
 	BPFDir, CgroupRoot, RunDir string
 
-	// Informers deliver Services, EndpointSlices and Nodes. Start starts what it asks of them.
+	// Informers deliver Services, EndpointSlices, Nodes, Namespaces, NetworkPolicies and the pods of all nodes. Start starts what
+	// it asks of them.
 	Informers informers.SharedInformerFactory
+	// Events is told of policies that the kernel has no room for; nil means that only the log is.
+	Events record.EventRecorder
 	// Metrics gets the collectors of the data path; nil means none.
 	Metrics prometheus.Registerer
 	Logger  *slog.Logger
@@ -87,9 +91,11 @@ type Datapath struct {
 	sockets *reconcile.Sockets
 	nodes   *nodes
 	pods    *podnet.Manager
-	synced  chan struct{}
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	// policies are what isolates pods.
+	policies *policies
+	synced   chan struct{}
+	stop     context.CancelFunc
+	done     sync.WaitGroup
 }
 
 // Start takes over or sets up the network of this node and returns when pods can be attached and Services that the kernel has
@@ -122,6 +128,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 		}
 	}
 	d.done.Go(func() { services.run(ctx, d.synced) })
+	d.done.Go(func() { d.policies.run(ctx) })
 	if d.objects.Upgrading() {
 		// The programs at work serve by the maps of the version before, until these are right.
 		select {
@@ -201,6 +208,9 @@ func (d *Datapath) openMaps() (err error) {
 	}
 	d.flows = reconcile.NewFlows(d.maps, d.cfg.Logger)
 	d.sockets = reconcile.NewSockets(d.maps, d.visit, d.cfg.Logger)
+	if d.policies, err = newPolicies(d.cfg, d.maps); err != nil {
+		return err
+	}
 	d.nodes, err = newNodes(d.cfg, d.maps)
 	return err
 }
@@ -226,7 +236,7 @@ func (d *Datapath) setupHost() (*podnet.Host, error) {
 		PodCIDRs:  d.cfg.PodCIDRs,
 		MTU:       mtu,
 		Programs:  programs{d.objects},
-		Endpoints: endpoints{d.maps, d.flows},
+		Endpoints: endpoints{d.maps, d.flows, d.policies},
 		Logger:    d.cfg.Logger,
 	})
 	return host, err
@@ -251,8 +261,12 @@ func (d *Datapath) watchHost(ctx context.Context, host *podnet.Host) {
 // watchPause keeps a fault that stays from using the processor up.
 const watchPause = time.Second
 
-// Attach gives a pod its network, or finds the one it has: see [podnet.Manager.Attach].
+// Attach gives a pod its network, or finds the one it has: see [podnet.Manager.Attach]. The policies that isolate it are in force
+// before its first packet.
 func (d *Datapath) Attach(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error) {
+	if err := d.policies.expect(ctx, pod.UID, pod.Identity); err != nil {
+		return podnet.Attachment{}, fmt.Errorf("network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
 	return d.pods.Attach(ctx, pod)
 }
 

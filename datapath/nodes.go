@@ -122,17 +122,15 @@ func (u uplinks) Changed(list []podnet.Uplink) error { return u.nodes.setUplinks
 
 // endpoints is the kernel's table of this node's pods.
 type endpoints struct {
-	maps  *bpfmap.Maps
-	flows *reconcile.Flows
+	maps     *bpfmap.Maps
+	flows    *reconcile.Flows
+	policies *policies
 }
 
 // Put writes a pod's row. Flows that were decided by another row for the address decide anew.
 func (e endpoints) Put(endpoint desired.Endpoint) error {
-	before, existed, err := e.maps.Endpoint(endpoint.Address)
+	before, existed, err := e.policies.put(endpoint)
 	if err != nil {
-		return err
-	}
-	if err := e.maps.PutEndpoint(endpoint); err != nil {
 		return err
 	}
 	if existed && before.IfIndex != endpoint.IfIndex {
@@ -143,7 +141,7 @@ func (e endpoints) Put(endpoint desired.Endpoint) error {
 
 // Delete removes a pod's row, and soon the flows of its address.
 func (e endpoints) Delete(a netip.Addr) error {
-	if err := e.maps.DeleteEndpoint(a); err != nil {
+	if err := e.policies.delete(a); err != nil {
 		return err
 	}
 	e.flows.Forget(a)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * control: the two numbers by which user space speaks to running programs.
+ * control: the numbers by which user space speaks to running programs.
  */
 #ifndef SKEP_CONTROL_H
 #define SKEP_CONTROL_H
@@ -9,7 +9,8 @@
 
 struct control {
 	/* Raised after every change that a flow's stored decision may rest on:
-	 * an endpoint replaced or removed, a node address added or removed.
+	 * an endpoint replaced or removed, a node address added or removed, a
+	 * policy that allows less.
 	 * A flow of an older epoch decides again at its next packet.
 	 */
 	__u32 epoch;
@@ -18,6 +19,9 @@ struct control {
 	 * Flows note the generation of their last packet.
 	 */
 	__u32 generation;
+
+	/* Not 0: policies isolate a pod of this node. */
+	__u32 isolation;
 };
 
 struct {

@@ -23,7 +23,9 @@
 	X(NO_LOCAL_BACKEND)  /* of a Service that other nodes serve */           \
 	X(SOURCE_RANGE)	     /* the load balancer is not for that source */      \
 	X(NOT_SYN)	     /* mid-flow TCP packet of an unknown Service flow */ \
-	X(REWRITE)	     /* the kernel refused to change the packet */
+	X(REWRITE)	     /* the kernel refused to change the packet */       \
+	X(POLICY_INGRESS)    /* no policy of the receiver allows it */           \
+	X(POLICY_EGRESS)     /* no policy of the sender allows it */
 
 enum drop_reason {
 #define X(name) DROP_##name,

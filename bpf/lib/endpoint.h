@@ -9,9 +9,11 @@
 
 struct endpoint {
 	__u32 ifindex;	   /* the host side of the pod's veth */
-	__u32 identity;	   /* 0: no policy */
+	__u32 identity;	   /* what policies see of it: see policy.h */
 	__u8 mac[ETH_ALEN]; /* of the pod's side */
 	__u16 flags;	   /* 0: none are defined yet */
+	__u32 egress;	   /* policy set of what it sends; 0: not isolated */
+	__u32 ingress;	   /* policy set of what it is sent; 0: not isolated */
 };
 
 struct {

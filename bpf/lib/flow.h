@@ -10,6 +10,7 @@
 #include "drop.h"
 #include "endpoint.h"
 #include "nat.h"
+#include "policy.h"
 #include "reject.h"
 #include "route.h"
 #include "service.h"
@@ -23,6 +24,7 @@ struct flow {
 	struct route route; /* the answer of flow_route */
 	struct translation translation; /* of a new flow: for flow_create */
 	struct conntrack entry;		/* for flow_rewrite, quote_rewrite */
+	struct question question;	/* for flow_verdict */
 };
 
 /* Where a program works on its packet. In a map and not on the stack: of map
@@ -215,42 +217,161 @@ INLINE bool flow_begins_anew(const struct flow *f, const struct conntrack *ct)
 	return packet_opens_tcp(&f->packet) && conntrack_closed(ct);
 }
 
-/* flow_decide renews the decision of an entry of an older epoch: the device
- * of the packet's source, and of the destination that it gets.
- */
-INLINE void flow_decide(struct conntrack *ct, const struct flow *f,
-			const struct control *c)
+/* question_dns tells whether q is for the DNS server of this node. */
+INLINE bool question_dns(const struct question *q)
 {
-	bool rewritten = ct->flags & CT_REWRITE_DST;
-	const struct addr *dst = &f->packet.dst;
-	struct addr real;
+	struct addr router;
 
-	if (rewritten) {
-		real = ct->dst;
-		dst = &real;
+	if (q->port != bpf_htons(DNS_PORT) ||
+	    (q->proto != IPPROTO_UDP && q->proto != IPPROTO_TCP))
+		return false;
+	router_of(&router, !addr_is_v4(&q->to));
+	return addr_equal(&router, &q->to);
+}
+
+/* question_egress tells whether a set allows the flow to its sender. A pod
+ * always reaches its own node.
+ */
+INLINE bool question_egress(__u32 set, const struct question *q)
+{
+	__u32 who = policy_identity(&q->to);
+
+	if (who == PEER_ANY && node_is_local(&q->to)) {
+		if (!question_dns(q))
+			return true;
+		who = PEER_DNS;
 	}
+	return policy_allows(set, &q->to, who, q);
+}
+
+/* question_ingress tells whether a set allows the flow to its receiver. The
+ * node always reaches its own pods.
+ */
+INLINE bool question_ingress(__u32 set, const struct question *q)
+{
+	__u32 who = policy_identity(&q->from);
+
+	if (who == PEER_ANY && !q->outside && node_is_local(&q->from))
+		return true;
+	return policy_allows(set, &q->from, who, q);
+}
+
+/* flow_verdict answers f->question for those ends that are pods of this node.
+ * Returns DROP_NONE, or why not.
+ */
+SEPARATE int flow_verdict(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+	struct endpoint *from, *to;
+	struct question *q;
+
+	/* An argument that is not used is not passed, and the verifier wants
+	 * the context of a separate function to be one.
+	 */
+	asm volatile("" : : "r"(skb));
+	if (!f)
+		return DROP_POLICY_INGRESS;
+	q = &f->question;
+	/* What a pod sends to itself is nobody else's affair. */
+	if (addr_equal(&q->from, &q->to))
+		return DROP_NONE;
+	from = endpoint_lookup(&q->from);
+	if (from && from->egress && !question_egress(from->egress, q))
+		return DROP_POLICY_EGRESS;
+	to = endpoint_lookup(&q->to);
+	if (to && to->ingress && !question_ingress(to->ingress, q))
+		return DROP_POLICY_INGRESS;
+	return DROP_NONE;
+}
+
+/* flow_allowed asks the policies about a packet that begins a flow to an
+ * address, where it ends up. Returns DROP_NONE, or why it is denied.
+ */
+INLINE enum drop_reason flow_allowed(struct __sk_buff *skb, struct flow *f,
+				     const struct control *c,
+				     const struct addr *to, __be16 port,
+				     bool outside)
+{
+	struct question *q = &f->question;
+
+	if (!c->isolation)
+		return DROP_NONE;
+	q->from = f->packet.src;
+	q->to = *to;
+	q->port = port;
+	q->proto = f->packet.proto;
+	q->outside = outside;
+	return flow_verdict(skb);
+}
+
+/* flow_still_allowed asks the policies about a packet of a flow in the table,
+ * in either direction. dst is where the packet ends up.
+ */
+INLINE enum drop_reason flow_still_allowed(struct __sk_buff *skb,
+					   const struct conntrack *ct,
+					   struct flow *f,
+					   const struct addr *dst)
+{
+	const struct packet *p = &f->packet;
+	struct question *q = &f->question;
+
+	q->proto = p->proto;
+	if (!conntrack_forward(ct, f->from)) {
+		q->from = *dst;
+		q->to = p->src;
+		q->port = p->sport;
+		return flow_verdict(skb);
+	}
+	q->from = p->src;
+	q->to = *dst;
+	q->port = ct->flags & CT_REWRITE_DST ? ct->dport : p->dport;
+	return flow_verdict(skb);
+}
+
+/* flow_decide renews the decision of an entry of an older epoch: whether the
+ * flow may be, the device of the packet's source, and of the destination that
+ * it gets. A flow that is denied keeps its old epoch, and asks again.
+ */
+INLINE enum drop_reason flow_decide(struct __sk_buff *skb, struct conntrack *ct,
+				    struct flow *f, const struct control *c)
+{
+	enum drop_reason reason = DROP_NONE;
+	__u32 epoch = c->epoch;
+	struct addr dst;
+
+	dst = ct->flags & CT_REWRITE_DST ? ct->dst : f->packet.dst;
+	if (c->isolation)
+		reason = flow_still_allowed(skb, ct, f, &dst);
+	if (reason != DROP_NONE)
+		return reason;
 	conntrack_devices(ct, f->from, flow_device(&f->packet.src),
-			  flow_device(dst));
-	ct->epoch = c->epoch;
+			  flow_device(&dst));
+	ct->epoch = epoch;
+	return DROP_NONE;
 }
 
 /* flow_seen notes what a packet says about its flow. It writes only what
  * changes, so that a busy flow's cache line stays shared.
  */
-INLINE void flow_seen(struct conntrack *ct, const struct flow *f,
-		      const struct control *c)
+INLINE enum drop_reason flow_seen(struct __sk_buff *skb, struct conntrack *ct,
+				  struct flow *f, const struct control *c)
 {
 	__u32 news = conntrack_news(&f->packet, conntrack_forward(ct, f->from));
+	enum drop_reason reason;
 
+	if (ct->epoch != c->epoch) {
+		reason = flow_decide(skb, ct, f, c);
+		if (reason != DROP_NONE)
+			return reason;
+	}
 	if (ct->last_seen != c->generation)
 		ct->last_seen = c->generation;
-	if (ct->epoch != c->epoch)
-		flow_decide(ct, f, c);
 	if (news & ~ct->flags)
 		ct->flags |= news;
 	/* Who goes on after a reset did not believe it. */
 	if ((ct->flags & CT_RST) && !(f->packet.tcp & TCP_RST))
 		ct->flags &= ~CT_RST;
+	return DROP_NONE;
 }
 
 /* flow_over tells whether the packet is what follows the last finish: then

@@ -95,6 +95,14 @@ SEPARATE int quote_find(struct __sk_buff *skb)
 	return true;
 }
 
+/* quote_known tells whether the error in f is about a flow in the table: to be
+ * asked after quote_find, which makes the key.
+ */
+INLINE bool quote_known(struct flow *f)
+{
+	return f->packet.quote && bpf_map_lookup_elem(&conntrack, &f->key);
+}
+
 /* quote_port writes a port into the quote, off bytes into its L4 header. The
  * quoted TCP or UDP sum is nobody's to check, and stays.
  */

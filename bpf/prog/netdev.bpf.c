@@ -49,7 +49,7 @@ INLINE enum drop_reason elsewhere(struct __sk_buff *skb, struct flow *f)
 
 /* serve begins a flow from outside to a Service. */
 INLINE int serve(struct __sk_buff *skb, struct flow *f,
-		 const struct frontend *fe)
+		 const struct control *c, const struct frontend *fe)
 {
 	struct packet *p = &f->packet;
 	struct translation *t = &f->translation;
@@ -64,6 +64,8 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_NET);
 	if (!t->to_ifindex && !(t->flags & CT_TO_HOST))
 		reason = elsewhere(skb, f);
+	if (reason == DROP_NONE)
+		reason = flow_allowed(skb, f, c, &t->dst, t->dport, true);
 	if (reason == DROP_NONE)
 		reason = flow_create(skb);
 	if (reason != DROP_NONE)
@@ -81,12 +83,15 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 {
 	bool translated = conntrack_translated(ct);
 	__u32 before = ct->flags;
+	enum drop_reason reason;
 	bool to_host;
 	__u32 to;
 
 	if (!conntrack_applies(ct, f->from))
 		return TC_ACT_OK;
-	flow_seen(ct, f, c);
+	reason = flow_seen(skb, ct, f, c);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_NET);
 	to = ct->ifindex[!f->from];
 	to_host = flow_to_host(ct, f->from);
 	if (!translated) {
@@ -127,6 +132,7 @@ int from_net(struct __sk_buff *skb)
 	const struct control *c = control_get();
 	struct frontend *fe = NULL;
 	struct flow *f = flow_get();
+	enum drop_reason reason;
 	struct conntrack *ct;
 	struct packet *p;
 	__u32 to;
@@ -148,7 +154,7 @@ int from_net(struct __sk_buff *skb)
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, fe);
+		return serve(skb, f, c, fe);
 	if (!pods_contain(&p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);
@@ -156,6 +162,9 @@ int from_net(struct __sk_buff *skb)
 		return flow_reject(skb, DROP_NO_ENDPOINT, PLACE_FROM_NET);
 	if (!to)
 		return TC_ACT_OK;
+	reason = flow_allowed(skb, f, c, &p->dst, p->dport, true);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_NET);
 	flow_track(f, c, 0, 0, to);
 	return arrive(skb, p, to);
 }
@@ -185,6 +194,7 @@ int to_net(struct __sk_buff *skb)
 	int kind = flow_parse(skb);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
+	enum drop_reason reason;
 	struct conntrack *ct;
 	__u32 before;
 
@@ -200,7 +210,9 @@ int to_net(struct __sk_buff *skb)
 		    !conntrack_applies(ct, f->from))
 			return TC_ACT_OK;
 		before = ct->flags;
-		flow_seen(ct, f, c);
+		reason = flow_seen(skb, ct, f, c);
+		if (reason != DROP_NONE)
+			return flow_drop(skb, reason, PLACE_TO_NET);
 		if (flow_translate(skb, f, ct, before))
 			return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 		return TC_ACT_OK;

@@ -95,12 +95,15 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 {
 	bool translated = conntrack_translated(ct);
 	__u32 before = ct->flags;
+	enum drop_reason reason;
 	bool to_host;
 	__u32 to;
 
 	if (!conntrack_applies(ct, f->from))
 		return flow_drop(skb, DROP_COLLISION, PLACE_FROM_POD);
-	flow_seen(ct, f, c);
+	reason = flow_seen(skb, ct, f, c);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_POD);
 	to = ct->ifindex[!f->from];
 	to_host = flow_to_host(ct, f->from);
 	if (!translated)
@@ -127,7 +130,7 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 
 /* serve begins a flow to a Service. */
 INLINE int serve(struct __sk_buff *skb, struct flow *f,
-		 const struct frontend *fe)
+		 const struct control *c, const struct frontend *fe)
 {
 	struct packet *p = &f->packet;
 	struct translation *t = &f->translation;
@@ -146,7 +149,9 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 		t->flags |= CT_REWRITE_SRC;
 		router_of(&t->src, p->v6);
 	}
-	reason = flow_create(skb);
+	reason = flow_allowed(skb, f, c, &t->dst, t->dport, false);
+	if (reason == DROP_NONE)
+		reason = flow_create(skb);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
 	if (t->to_ifindex)
@@ -160,6 +165,7 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 {
 	struct packet *p = &f->packet;
 	struct frontend *fe = NULL;
+	enum drop_reason reason;
 	__u32 to;
 
 	if (!source_ours(skb, p))
@@ -167,9 +173,12 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 	if (!packet_icmp(p))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
 	if (fe)
-		return serve(skb, f, fe);
+		return serve(skb, f, c, fe);
 	if (services_contain(&p->dst))
 		return flow_reject(skb, DROP_NO_SERVICE, PLACE_FROM_POD);
+	reason = flow_allowed(skb, f, c, &p->dst, p->dport, false);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_POD);
 	to = flow_device(&p->dst);
 	if (to) {
 		flow_track(f, c, 0, skb->ifindex, to);
@@ -221,9 +230,11 @@ INLINE int report(struct __sk_buff *skb, struct flow *f)
  * other protocols. But for errors about translated flows they go where their
  * addresses say; nothing is translated.
  */
-INLINE int portless(struct __sk_buff *skb, struct flow *f)
+INLINE int portless(struct __sk_buff *skb, struct flow *f,
+		    const struct control *c)
 {
 	struct packet *p = &f->packet;
+	enum drop_reason reason = DROP_NONE;
 	__u32 to;
 
 	if (!source_ours(skb, p))
@@ -232,6 +243,10 @@ INLINE int portless(struct __sk_buff *skb, struct flow *f)
 	if (p->quote && quote_find(skb) &&
 	    addr_equal(&f->quoted.src, &p->src))
 		return report(skb, f);
+	if (!quote_known(f) || !addr_equal(&f->quoted.src, &p->src))
+		reason = flow_allowed(skb, f, c, &p->dst, 0, false);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_POD);
 	to = flow_device(&p->dst);
 	if (to)
 		return bpf_redirect_peer(to, 0);
@@ -265,7 +280,7 @@ int from_pod(struct __sk_buff *skb)
 	if (kind != KIND_IP)
 		return TC_ACT_OK;
 	if (!f->packet.has_ports)
-		return portless(skb, f);
+		return portless(skb, f, c);
 	ct = flow_find(f);
 	/* The entry knows the device of the pod: another pod that uses its
 	 * address takes the long way, where it is found out.
@@ -285,6 +300,7 @@ int to_pod(struct __sk_buff *skb)
 	int kind = flow_parse(skb);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
+	enum drop_reason reason = DROP_NONE;
 	struct conntrack *ct;
 	__u32 before;
 
@@ -292,10 +308,20 @@ int to_pod(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (f->packet.quote && !quote_pass(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_TO_POD);
-	if (!f->packet.has_ports)
-		return TC_ACT_OK;
+	if (!f->packet.has_ports) {
+		if (!quote_known(f))
+			reason = flow_allowed(skb, f, c, &f->packet.dst, 0,
+					      false);
+		return reason == DROP_NONE
+			       ? TC_ACT_OK
+			       : flow_drop(skb, reason, PLACE_TO_POD);
+	}
 	ct = flow_find(f);
 	if (!ct || flow_begins_anew(f, ct)) {
+		reason = flow_allowed(skb, f, c, &f->packet.dst,
+				      f->packet.dport, false);
+		if (reason != DROP_NONE)
+			return flow_drop(skb, reason, PLACE_TO_POD);
 		flow_track(f, c,
 			   node_is_local(&f->packet.src) ? CT_FROM_HOST : 0, 0,
 			   skb->ifindex);
@@ -304,7 +330,9 @@ int to_pod(struct __sk_buff *skb)
 	if (!conntrack_applies(ct, f->from))
 		return TC_ACT_OK;
 	before = ct->flags;
-	flow_seen(ct, f, c);
+	reason = flow_seen(skb, ct, f, c);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_TO_POD);
 	if (!conntrack_translated(ct)) {
 		flow_ended(ct, f);
 		return TC_ACT_OK;

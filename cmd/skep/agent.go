@@ -18,8 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/skep-io/skep/control/agent"
@@ -136,7 +139,7 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	d, err := datapath.Start(ctx, datapath.Config{
 		NodeName: n.cfg.name, NodeIPs: n.cfg.ips, PodCIDRs: podCIDRs, ClusterCIDRs: n.cfg.podCIDRs, ServiceCIDRs: n.cfg.serviceCIDRs,
 		DNS: n.cfg.dnsServers(ports(routers, 53)), BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
-		Informers: factory, Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
+		Informers: factory, Events: n.events(ctx, client), Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
 	})
 	if err != nil {
 		return err
@@ -152,6 +155,14 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	}
 	n.clock.reach(nodeReady, n.cfg.name+" "+join(n.cfg.ips))
 	return nil
+}
+
+// events records what the network has to say about objects.
+func (n *node) events(ctx context.Context, client kubernetes.Interface) record.EventRecorder {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	n.onClose(broadcaster.Shutdown)
+	return broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "skep-network", Host: n.cfg.name})
 }
 
 // ports are the addresses with a port.

@@ -224,8 +224,13 @@ func TestNodeIdentity(t *testing.T) {
 	if err != nil || len(list.Items) != 1 {
 		t.Errorf("%v, %v", list, err)
 	}
-	_, err = agent.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName!=n1"})
-	wantError(t, err, metav1.StatusReasonForbidden, "can only list/watch pods with spec.nodeName field selector")
+	// Its network has to know the pods of all nodes.
+	list, err = agent.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) != 2 {
+		t.Errorf("%v, %v", list, err)
+	}
+	wantError(t, agent.CoreV1().Pods("default").Delete(ctx, other.Name, metav1.DeleteOptions{}), metav1.StatusReasonForbidden,
+		"no relationship found between node 'n1' and this object")
 
 	token := func(account string, pod *corev1.Pod) error {
 		request := &authenticationv1.TokenRequest{}

@@ -58,6 +58,16 @@ type (
 	Conntrack = netdevConntrack
 	// ConntrackFlag are the bits of Conntrack.Flags.
 	ConntrackFlag = netdevConntrackFlag
+	// PolicyKey names a peer of a policy set.
+	PolicyKey = netdevPolicyKey
+	// PolicyPeer is the identity of a pod, or one of the peers below.
+	PolicyPeer = netdevPolicyPeer
+	// PolicyPorts is the id of a set of ports, or one of those below.
+	PolicyPorts = netdevPolicyPorts
+	// CIDRKey names a prefix of addresses for a policy set.
+	CIDRKey = netdevCidrKey
+	// PortKey names a prefix of ports in a set of ports.
+	PortKey = netdevPortKey
 	// DropCounter counts what was refused for one reason at one place.
 	DropCounter = netdevDropCounter
 	// DropReason is why a packet or connect was refused.
@@ -93,6 +103,21 @@ const (
 	CTRst        = netdevConntrackFlagCT_RST
 )
 
+// Peers that are not pods, and the first identity that is one.
+const (
+	PeerAny   = netdevPolicyPeerPEER_ANY
+	PeerHost  = netdevPolicyPeerPEER_HOST
+	PeerDNS   = netdevPolicyPeerPEER_DNS
+	PeerPod   = netdevPolicyPeerPEER_POD
+	PeerCount = netdevPolicyPeerPEER_COUNT
+)
+
+// Sets of ports that are not in the map of ports.
+const (
+	PortsNone = netdevPolicyPortsPORTS_NONE
+	PortsAll  = netdevPolicyPortsPORTS_ALL
+)
+
 // Reasons is how many drop reasons there are; they count from 0.
 const Reasons = int(netdevDropReasonDROP_REASON_COUNT)
 
@@ -118,6 +143,10 @@ const (
 	MapRing        = netdevMapRing
 	MapSourceRange = netdevMapSourceRange
 	MapDatagram    = sockMapDatagram
+	MapIdentity    = netdevMapIdentity
+	MapPolicy      = netdevMapPolicy
+	MapCIDR        = netdevMapCidr
+	MapPorts       = netdevMapPorts
 )
 
 // Names of programs, as in C.

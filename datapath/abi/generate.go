@@ -3,6 +3,6 @@ package abi
 // clang-19 and llvm-strip-19 are Debian's: every machine generates the same
 // bytes. netdev sees every map but those of sockets, so its types serve pod too.
 
-//go:generate ./generate.sh netdev -type conntrack_flag -type node_flag -type frontend_flag -type service_flag
+//go:generate ./generate.sh netdev -type conntrack_flag -type node_flag -type frontend_flag -type service_flag -type policy_peer -type policy_ports
 //go:generate ./generate.sh pod -no-global-types
 //go:generate ./generate.sh sock

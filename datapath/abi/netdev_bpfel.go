@@ -40,6 +40,13 @@ type netdevBackend struct {
 	Flags uint16
 }
 
+type netdevCidrKey struct {
+	_    structs.HostLayout
+	Bits uint32
+	Set  uint32
+	Addr netdevAddr
+}
+
 type netdevConntrack struct {
 	_        structs.HostLayout
 	Src      netdevAddr
@@ -81,6 +88,7 @@ type netdevControl struct {
 	_          structs.HostLayout
 	Epoch      uint32
 	Generation uint32
+	Isolation  uint32
 }
 
 type netdevDevice struct {
@@ -113,7 +121,9 @@ const (
 	netdevDropReasonDROP_SOURCE_RANGE     netdevDropReason = 12
 	netdevDropReasonDROP_NOT_SYN          netdevDropReason = 13
 	netdevDropReasonDROP_REWRITE          netdevDropReason = 14
-	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 15
+	netdevDropReasonDROP_POLICY_INGRESS   netdevDropReason = 15
+	netdevDropReasonDROP_POLICY_EGRESS    netdevDropReason = 16
+	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 17
 )
 
 type netdevEndpoint struct {
@@ -122,6 +132,8 @@ type netdevEndpoint struct {
 	Identity uint32
 	Mac      [6]uint8
 	Flags    uint16
+	Egress   uint32
+	Ingress  uint32
 }
 
 type netdevFlow struct {
@@ -184,7 +196,15 @@ type netdevFlow struct {
 		ToIfindex   uint32
 		Service     uint32
 	}
-	Entry netdevConntrack
+	Entry    netdevConntrack
+	Question struct {
+		_       structs.HostLayout
+		From    netdevAddr
+		To      netdevAddr
+		Port    uint16
+		Proto   uint8
+		Outside bool
+	}
 }
 
 type netdevFragment struct {
@@ -257,6 +277,38 @@ const (
 	netdevPlacePLACE_COUNT    netdevPlace = 5
 )
 
+type netdevPolicyKey struct {
+	_    structs.HostLayout
+	Set  uint32
+	Peer netdevPolicyPeer
+}
+
+type netdevPolicyPeer uint32
+
+const (
+	netdevPolicyPeerPEER_ANY   netdevPolicyPeer = 0
+	netdevPolicyPeerPEER_HOST  netdevPolicyPeer = 1
+	netdevPolicyPeerPEER_DNS   netdevPolicyPeer = 2
+	netdevPolicyPeerPEER_POD   netdevPolicyPeer = 3
+	netdevPolicyPeerPEER_COUNT netdevPolicyPeer = 16
+)
+
+type netdevPolicyPorts uint32
+
+const (
+	netdevPolicyPortsPORTS_NONE netdevPolicyPorts = 0
+	netdevPolicyPortsPORTS_ALL  netdevPolicyPorts = 1
+)
+
+type netdevPortKey struct {
+	_     structs.HostLayout
+	Bits  uint32
+	Set   uint32
+	Proto uint8
+	Pad   uint8
+	Port  uint16
+}
+
 type netdevRingBlock struct {
 	_    structs.HostLayout
 	Slot [32]uint16
@@ -297,6 +349,7 @@ type netdevSourceRangeKey struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	netdevMapAffinity        = "affinity"
+	netdevMapCidr            = "cidr"
 	netdevMapConntrack       = "conntrack"
 	netdevMapControl         = "control"
 	netdevMapDevice          = "device"
@@ -304,7 +357,10 @@ const (
 	netdevMapEndpoint        = "endpoint"
 	netdevMapFragment        = "fragment"
 	netdevMapFrontend        = "frontend"
+	netdevMapIdentity        = "identity"
 	netdevMapNode            = "node"
+	netdevMapPolicy          = "policy"
+	netdevMapPorts           = "ports"
 	netdevMapRing            = "ring"
 	netdevMapScratch         = "scratch"
 	netdevMapService         = "service"
@@ -381,6 +437,7 @@ type netdevProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type netdevMapSpecs struct {
 	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Cidr        *ebpf.MapSpec `ebpf:"cidr"`
 	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
 	Control     *ebpf.MapSpec `ebpf:"control"`
 	Device      *ebpf.MapSpec `ebpf:"device"`
@@ -388,7 +445,10 @@ type netdevMapSpecs struct {
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
+	Policy      *ebpf.MapSpec `ebpf:"policy"`
+	Ports       *ebpf.MapSpec `ebpf:"ports"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
@@ -439,6 +499,7 @@ func (o *netdevObjects) Close() error {
 // It can be passed to loadNetdevObjects or ebpf.CollectionSpec.LoadAndAssign.
 type netdevMaps struct {
 	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Cidr        *ebpf.Map `ebpf:"cidr"`
 	Conntrack   *ebpf.Map `ebpf:"conntrack"`
 	Control     *ebpf.Map `ebpf:"control"`
 	Device      *ebpf.Map `ebpf:"device"`
@@ -446,7 +507,10 @@ type netdevMaps struct {
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Identity    *ebpf.Map `ebpf:"identity"`
 	Node        *ebpf.Map `ebpf:"node"`
+	Policy      *ebpf.Map `ebpf:"policy"`
+	Ports       *ebpf.Map `ebpf:"ports"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Service     *ebpf.Map `ebpf:"service"`
@@ -457,6 +521,7 @@ type netdevMaps struct {
 func (m *netdevMaps) Close() error {
 	return _NetdevClose(
 		m.Affinity,
+		m.Cidr,
 		m.Conntrack,
 		m.Control,
 		m.Device,
@@ -464,7 +529,10 @@ func (m *netdevMaps) Close() error {
 		m.Endpoint,
 		m.Fragment,
 		m.Frontend,
+		m.Identity,
 		m.Node,
+		m.Policy,
+		m.Ports,
 		m.Ring,
 		m.Scratch,
 		m.Service,

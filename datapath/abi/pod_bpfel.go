@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	podMapAffinity        = "affinity"
+	podMapCidr            = "cidr"
 	podMapConntrack       = "conntrack"
 	podMapControl         = "control"
 	podMapDevice          = "device"
@@ -24,7 +25,10 @@ const (
 	podMapEndpoint        = "endpoint"
 	podMapFragment        = "fragment"
 	podMapFrontend        = "frontend"
+	podMapIdentity        = "identity"
 	podMapNode            = "node"
+	podMapPolicy          = "policy"
+	podMapPorts           = "ports"
 	podMapRing            = "ring"
 	podMapScratch         = "scratch"
 	podMapService         = "service"
@@ -101,6 +105,7 @@ type podProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type podMapSpecs struct {
 	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Cidr        *ebpf.MapSpec `ebpf:"cidr"`
 	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
 	Control     *ebpf.MapSpec `ebpf:"control"`
 	Device      *ebpf.MapSpec `ebpf:"device"`
@@ -108,7 +113,10 @@ type podMapSpecs struct {
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
+	Policy      *ebpf.MapSpec `ebpf:"policy"`
+	Ports       *ebpf.MapSpec `ebpf:"ports"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
@@ -159,6 +167,7 @@ func (o *podObjects) Close() error {
 // It can be passed to loadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type podMaps struct {
 	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Cidr        *ebpf.Map `ebpf:"cidr"`
 	Conntrack   *ebpf.Map `ebpf:"conntrack"`
 	Control     *ebpf.Map `ebpf:"control"`
 	Device      *ebpf.Map `ebpf:"device"`
@@ -166,7 +175,10 @@ type podMaps struct {
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Identity    *ebpf.Map `ebpf:"identity"`
 	Node        *ebpf.Map `ebpf:"node"`
+	Policy      *ebpf.Map `ebpf:"policy"`
+	Ports       *ebpf.Map `ebpf:"ports"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Service     *ebpf.Map `ebpf:"service"`
@@ -177,6 +189,7 @@ type podMaps struct {
 func (m *podMaps) Close() error {
 	return _PodClose(
 		m.Affinity,
+		m.Cidr,
 		m.Conntrack,
 		m.Control,
 		m.Device,
@@ -184,7 +197,10 @@ func (m *podMaps) Close() error {
 		m.Endpoint,
 		m.Fragment,
 		m.Frontend,
+		m.Identity,
 		m.Node,
+		m.Policy,
+		m.Ports,
 		m.Ring,
 		m.Scratch,
 		m.Service,

@@ -77,7 +77,9 @@ const (
 	sockDropReasonDROP_SOURCE_RANGE     sockDropReason = 12
 	sockDropReasonDROP_NOT_SYN          sockDropReason = 13
 	sockDropReasonDROP_REWRITE          sockDropReason = 14
-	sockDropReasonDROP_REASON_COUNT     sockDropReason = 15
+	sockDropReasonDROP_POLICY_INGRESS   sockDropReason = 15
+	sockDropReasonDROP_POLICY_EGRESS    sockDropReason = 16
+	sockDropReasonDROP_REASON_COUNT     sockDropReason = 17
 )
 
 type sockFrontend struct {

@@ -30,6 +30,10 @@ type Maps struct {
 	ring      table[uint32, abi.RingBlock]
 	// sourceRange has no values of interest.
 	sourceRange table[abi.SourceRangeKey, uint8]
+	identity    table[abi.Addr, uint32]
+	policy      table[abi.PolicyKey, abi.PolicyPorts]
+	cidr        table[abi.CIDRKey, abi.PolicyPorts]
+	ports       table[abi.PortKey, uint32]
 
 	// sizes are the most rows that each map takes, by name.
 	sizes   map[string]uint32
@@ -70,6 +74,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
 		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer,
+		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -93,6 +98,10 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.ring = kernelTable[uint32, abi.RingBlock]{byName[abi.MapRing]}
 	m.sourceRange = kernelTable[abi.SourceRangeKey, uint8]{byName[abi.MapSourceRange]}
 	m.drop = kernelDrops{byName[abi.MapDrop]}
+	m.identity = kernelTable[abi.Addr, uint32]{byName[abi.MapIdentity]}
+	m.policy = kernelTable[abi.PolicyKey, abi.PolicyPorts]{byName[abi.MapPolicy]}
+	m.cidr = kernelTable[abi.CIDRKey, abi.PolicyPorts]{byName[abi.MapCIDR]}
+	m.ports = kernelTable[abi.PortKey, uint32]{byName[abi.MapPorts]}
 	return m, nil
 }
 
@@ -117,6 +126,10 @@ func Fake(fail func(op, table string) error) *Maps {
 		sourceRange: newMemoryTable[abi.SourceRangeKey, uint8](abi.MapSourceRange, fail),
 		drop:        noDrops{},
 		sizes:       map[string]uint32{},
+		identity:    newMemoryTable[abi.Addr, uint32](abi.MapIdentity, fail),
+		policy:      newMemoryTable[abi.PolicyKey, abi.PolicyPorts](abi.MapPolicy, fail),
+		cidr:        newMemoryTable[abi.CIDRKey, abi.PolicyPorts](abi.MapCIDR, fail),
+		ports:       newMemoryTable[abi.PortKey, uint32](abi.MapPorts, fail),
 	}
 }
 
@@ -140,6 +153,10 @@ func (m *Maps) Rows() (map[string]int, error) {
 		count(m.netns, abi.MapNetns, rows),
 		count(m.node, abi.MapNode, rows),
 		count(m.device, abi.MapDevice, rows),
+		count(m.identity, abi.MapIdentity, rows),
+		count(m.policy, abi.MapPolicy, rows),
+		count(m.cidr, abi.MapCIDR, rows),
+		count(m.ports, abi.MapPorts, rows),
 	)
 	return rows, err
 }

@@ -102,8 +102,8 @@ func TestEndpointsNodesDevices(t *testing.T) {
 	eachMaps(t, func(t *testing.T, m *Maps) {
 		a := netip.MustParseAddr("10.244.0.2")
 		e := desired.Endpoint{Address: a, IfIndex: 9, PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, NetNS: 77}
-		must(t, m.PutEndpoint(e))
-		must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.3"), NetNS: 78}))
+		must(t, m.PutEndpoint(e, EndpointPolicy{Identity: 16, Egress: 1}))
+		must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.3"), NetNS: 78}, EndpointPolicy{}))
 		must(t, m.DeleteEndpoint(netip.MustParseAddr("10.244.0.3")))
 		if pod, ok, err := m.netns.get(77); err != nil || !ok || pod.Netip() != a {
 			t.Errorf("network namespace 77 is of %s, %t, %v", pod, ok, err)
@@ -116,7 +116,7 @@ endpoint 10.244.0.2 -> device 9 02:00:00:00:00:01
 node 192.0.2.1 local=true
 node 192.0.2.2 local=false
 `)
-		if got, ok, err := m.Endpoint(a); err != nil || !ok || got.IfIndex != 9 {
+		if got, p, ok, err := m.Endpoint(a); err != nil || !ok || got.IfIndex != 9 || p.Identity != 16 || p.Egress != 1 {
 			t.Errorf("endpoint %+v, %t, %v", got, ok, err)
 		}
 		for range 2 {
@@ -124,7 +124,7 @@ node 192.0.2.2 local=false
 			must(t, m.Nodes().Delete(netip.MustParseAddr("192.0.2.1")))
 			must(t, m.Devices().Delete(2))
 		}
-		if _, ok, err := m.Endpoint(a); err != nil || ok {
+		if _, _, ok, err := m.Endpoint(a); err != nil || ok {
 			t.Errorf("the endpoint is there: %t, %v", ok, err)
 		}
 		if rows, err := m.Rows(); err != nil || rows[abi.MapNetns] != 0 {

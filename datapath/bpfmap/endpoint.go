@@ -8,14 +8,14 @@ import (
 	"github.com/skep-io/skep/datapath/desired"
 )
 
-// PutEndpoint writes the rows of a pod of this node: its address, and its network namespace if that is known.
-func (m *Maps) PutEndpoint(e desired.Endpoint) error {
+// PutEndpoint writes the rows of a pod of this node: its address with its policies, and its network namespace if that is known.
+func (m *Maps) PutEndpoint(e desired.Endpoint, p EndpointPolicy) error {
 	if e.NetNS != 0 {
 		if err := m.netns.put(e.NetNS, abi.AddrFrom(e.Address)); err != nil {
 			return err
 		}
 	}
-	row := abi.Endpoint{Ifindex: uint32(e.IfIndex)}
+	row := abi.Endpoint{Ifindex: uint32(e.IfIndex), Identity: p.Identity, Egress: p.Egress, Ingress: p.Ingress}
 	copy(row.Mac[:], e.PodMAC)
 	return m.endpoint.put(abi.AddrFrom(e.Address), row)
 }
@@ -46,10 +46,10 @@ func (m *Maps) netnsOf(a netip.Addr) ([]uint64, error) {
 	return cookies, err
 }
 
-// Endpoint returns the row of an address and whether there is one. NetNS is not filled in.
-func (m *Maps) Endpoint(a netip.Addr) (desired.Endpoint, bool, error) {
+// Endpoint returns the row of an address with its policies, and whether there is one. NetNS is not filled in.
+func (m *Maps) Endpoint(a netip.Addr) (desired.Endpoint, EndpointPolicy, bool, error) {
 	row, ok, err := m.endpoint.get(abi.AddrFrom(a))
-	return endpointOf(abi.AddrFrom(a), row), ok, err
+	return endpointOf(abi.AddrFrom(a), row), policyOf(row), ok, err
 }
 
 // Endpoints returns the rows of all pods of this node. NetNS is not filled in.

@@ -180,6 +180,8 @@ func (s Service) Equal(o Service) bool {
 // Endpoint is a pod of this node as the programs see it.
 type Endpoint struct {
 	Address netip.Addr
+	// Pod is the UID of the pod.
+	Pod string
 	// IfIndex is the device index of the host side of the pod's veth pair.
 	IfIndex int
 	// PodMAC is the address of the device inside the pod, HostMAC that of the host side.

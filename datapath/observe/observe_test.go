@@ -32,7 +32,7 @@ func filled(t *testing.T) *bpfmap.Maps {
 	for address, id := range map[string]uint32{"10.96.0.1:80": 1, "0.0.0.0:30080": 1, "10.96.0.2:80": 2} {
 		must(t, m.PutFrontend(desired.Frontend{Address: netip.MustParseAddrPort(address), Protocol: desired.TCP}, bpfmap.Target{Service: id, Outside: id}))
 	}
-	must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.2"), IfIndex: 5, NetNS: 7}))
+	must(t, m.PutEndpoint(desired.Endpoint{Address: netip.MustParseAddr("10.244.0.2"), IfIndex: 5, NetNS: 7}, bpfmap.EndpointPolicy{}))
 	key, from := abi.NewConntrackKey(netip.MustParseAddrPort("192.0.2.9:4000"), netip.MustParseAddrPort("192.0.2.1:30080"), 6)
 	flow := bpfmap.Flow{Key: key, Value: abi.Conntrack{
 		Flags: abi.CTRewriteDst | abi.CTReplied, Dst: abi.AddrFrom(backend.Address.Addr()), Dport: abi.Port(8080),
@@ -100,12 +100,16 @@ func TestMetrics(t *testing.T) {
 	latency.Observe(time.Millisecond)
 	want := `# HELP skep_datapath_map_rows Rows in a map.
 # TYPE skep_datapath_map_rows gauge
+skep_datapath_map_rows{map="cidr"} 0
 skep_datapath_map_rows{map="conntrack"} 1
 skep_datapath_map_rows{map="device"} 0
 skep_datapath_map_rows{map="endpoint"} 1
 skep_datapath_map_rows{map="frontend"} 3
+skep_datapath_map_rows{map="identity"} 0
 skep_datapath_map_rows{map="netns"} 1
 skep_datapath_map_rows{map="node"} 0
+skep_datapath_map_rows{map="policy"} 0
+skep_datapath_map_rows{map="ports"} 0
 skep_datapath_map_rows{map="slot"} 1
 `
 	must(t, testutil.GatherAndCompare(registry, strings.NewReader(want), "skep_datapath_map_rows"))

@@ -33,6 +33,8 @@ type Pod struct {
 	// UID names the pod for all of its life; it becomes a file name.
 	UID             string
 	Namespace, Name string
+	// Identity is what network policies see of it.
+	Identity desired.Identity
 }
 
 // Attachment is a pod's network, ready for its first packet.
@@ -225,7 +227,7 @@ func (m *Manager) connect(d device) error {
 		return err
 	}
 	for i, a := range d.addresses {
-		endpoint := desired.Endpoint{Address: a, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC}
+		endpoint := desired.Endpoint{Address: a, Pod: d.uid, IfIndex: d.index, PodMAC: d.podMAC, HostMAC: d.hostMAC}
 		if i == 0 {
 			endpoint.NetNS = cookie // a namespace stands for the primary address
 		}

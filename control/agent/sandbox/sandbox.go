@@ -17,6 +17,7 @@ import (
 	"github.com/skep-io/skep/control/agent/container"
 	"github.com/skep-io/skep/control/agent/pod"
 	"github.com/skep-io/skep/datapath/podnet"
+	"github.com/skep-io/skep/datapath/translate"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,7 +66,7 @@ func (m *Manager) Prepare(ctx context.Context, p *corev1.Pod) (pod.Prepared, err
 	}
 	if !p.Spec.HostNetwork {
 		out.UTSNS = filepath.Join(dir, "uts")
-		a, err := m.cfg.Network.Attach(ctx, podnet.Pod{UID: string(p.UID), Namespace: p.Namespace, Name: p.Name})
+		a, err := m.cfg.Network.Attach(ctx, podnet.Pod{UID: string(p.UID), Namespace: p.Namespace, Name: p.Name, Identity: translate.Identity(p)})
 		if err != nil {
 			return out, err
 		}

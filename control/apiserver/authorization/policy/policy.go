@@ -62,7 +62,6 @@ func Node() []rbacv1.PolicyRule {
 		resources("create", "authorization.k8s.io", "subjectaccessreviews", "localsubjectaccessreviews"),
 		resources(readVerbs, "", "services", "namespaces", "endpoints"),
 		resources(readVerbs, "discovery.k8s.io", "endpointslices"),
-		resources(readVerbs, "networking.k8s.io", "networkpolicies"),
 		resources("create get list watch update patch", "", "nodes"),
 		resources("update patch", "", "nodes/status"),
 		resources("create update patch", ",events.k8s.io", "events"),
@@ -118,6 +117,8 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		role("system:auth-delegator", resources("create", "authentication.k8s.io", "tokenreviews"), resources("create", "authorization.k8s.io", "subjectaccessreviews")),
 		role("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
 		role("system:node", Node()...),
+		role("system:node-network",
+			resources(readVerbs, "", "pods", "namespaces"), resources(readVerbs, "networking.k8s.io", "networkpolicies")),
 		role("system:node-proxier",
 			resources("list watch", "", "services", "endpoints"), resources(readVerbs, "", "nodes"), recordEvents, resources("list watch", "discovery.k8s.io", "endpointslices")),
 		role("system:kube-dns", resources("list watch", "", "endpoints", "services")),
@@ -151,6 +152,8 @@ func ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 		binding("system:service-account-issuer-discovery", group("system:serviceaccounts")),
 		// Nodes have their own authorizer; an empty binding says that the role is not forgotten.
 		binding("system:node"),
+		// The network of a node enforces policies, which speak of pods of all nodes.
+		binding("system:node-network", group("system:nodes")),
 		binding("system:node-proxier", rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "system:kube-proxy"}),
 		binding("system:kube-dns", rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: "kube-dns"}),
 	}
