@@ -69,12 +69,12 @@ func (n *node) startRuntime(ctx context.Context) (*runtime.Runtime, error) {
 // nodeClient is the configuration of a client with this node's identity.
 func (n *node) nodeClient() *rest.Config {
 	return &rest.Config{
-		Host: n.serverURL(),
-		TLSClientConfig: rest.TLSClientConfig{
-			CAData: n.keys.CA.Cert, CertData: n.identity.Client.Cert, KeyData: n.identity.Client.Key},
-		ContentConfig:  rest.ContentConfig{ContentType: kruntime.ContentTypeProtobuf},
-		QPS:            -1,
-		WarningHandler: rest.NoWarnings{},
+		Host: n.apiURL,
+		// Files, not data: they are read again when they are renewed.
+		TLSClientConfig: rest.TLSClientConfig{CAData: n.ca, CertFile: n.identity.Client.CertFile, KeyFile: n.identity.Client.KeyFile},
+		ContentConfig:   rest.ContentConfig{ContentType: kruntime.ContentTypeProtobuf},
+		QPS:             -1,
+		WarningHandler:  rest.NoWarnings{},
 	}
 }
 
@@ -93,15 +93,15 @@ func (n *node) startAgent(ctx context.Context, containers *runtime.Runtime) erro
 
 // runAgent registers the node and runs its pods, as far as they go without a network.
 func (n *node) runAgent(ctx context.Context, containers *runtime.Runtime, net *network) error {
-	cert, err := tls.X509KeyPair(n.identity.Server.Cert, n.identity.Server.Key)
-	if err != nil {
+	if _, err := n.identity.Server.Current(); err != nil {
 		return fmt.Errorf("certificate of the node: %w", err)
 	}
+	current := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return n.identity.Server.Current() }
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(n.keys.CA.Cert)
+	roots.AppendCertsFromPEM(n.ca)
 	a, err := agent.New(ctx, agent.Config{
 		NodeName: n.cfg.name, NodeIPs: n.cfg.ips, DataDir: n.cfg.paths.data, RunDir: n.cfg.paths.run, RESTConfig: n.nodeClient(),
-		Listen: ports(n.cfg.ips, uint16(n.cfg.agentPort)), TLS: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots},
+		Listen: ports(n.cfg.ips, uint16(n.cfg.agentPort)), TLS: &tls.Config{GetCertificate: current, ClientCAs: roots},
 		Runtime: containers, Network: net, NetworkReady: net.ready,
 		ClusterDNS: n.cfg.serviceIPs(dnsServiceIP)[0], ClusterDomain: defaultDomain, Logger: n.logger.With("component", "agent"),
 	})
@@ -145,7 +145,7 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 		return err
 	}
 	n.onClose(d.Close)
-	n.clock.reach(networkReady, join(podCIDRs))
+	n.clock.reach(networkReady, commas(podCIDRs))
 	if err := n.startDNS(ctx, client, factory, objects, ports(routers, 53)); err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	if _, err := awaitNode(ctx, client, n.cfg.name, ready); err != nil {
 		return fmt.Errorf("wait for node %s: %w", n.cfg.name, err)
 	}
-	n.clock.reach(nodeReady, n.cfg.name+" "+join(n.cfg.ips))
+	n.clock.reach(nodeReady, n.cfg.name+" "+commas(n.cfg.ips))
 	return nil
 }
 
@@ -203,7 +203,7 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 	factory.Start(ctx.Done())
 	n.group.Go(func() error { return s.Run(ctx) })
 	n.group.Go(func() error { return watcher.Run(ctx) })
-	n.clock.reach(dnsReady, join(listen))
+	n.clock.reach(dnsReady, commas(listen))
 	return nil
 }
 

@@ -39,6 +39,9 @@ The cluster's data stays, and "skep up" brings the cluster back, unless --purge 
 			if err := stopProcess(cfg.paths); err != nil {
 				return err
 			}
+			if err := cleanFellows(cmd.Context(), cfg, purge); err != nil {
+				return err
+			}
 			if err := clean(cmd.Context(), cfg); err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -33,7 +34,7 @@ func (c *nodeConfig) parseFamilies(nodeIPs, serviceCIDRs, podCIDRs []string) (er
 	}
 	for i := range max(len(c.serviceCIDRs), len(c.podCIDRs)) {
 		if len(c.serviceCIDRs) != len(c.podCIDRs) || c.serviceCIDRs[i].Addr().Is4() != c.podCIDRs[i].Addr().Is4() {
-			return fmt.Errorf("--service-cidr %s and --pod-cidr %s are not of the same families in the same order", join(c.serviceCIDRs), join(c.podCIDRs))
+			return fmt.Errorf("--service-cidr %s and --pod-cidr %s are not of the same families in the same order", commas(c.serviceCIDRs), commas(c.podCIDRs))
 		}
 		if c.serviceCIDRs[i].Overlaps(c.podCIDRs[i]) {
 			return fmt.Errorf("--service-cidr %s and --pod-cidr %s overlap", c.serviceCIDRs[i], c.podCIDRs[i])
@@ -97,6 +98,38 @@ func (c *nodeConfig) parseIPs(values []string) error {
 	for _, ip := range byFamily {
 		return fmt.Errorf("--node-ip %s: the cluster has no range of that family", ip)
 	}
+	return nil
+}
+
+// parseAgentIPs reads the addresses of a node whose cluster is yet to say which families it has.
+func (c *nodeConfig) parseAgentIPs(values []string) error {
+	families := c.podCIDRs
+	c.podCIDRs = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	if len(values) > 0 && !strings.Contains(values[0], ".") {
+		slices.Reverse(c.podCIDRs)
+	}
+	if err := c.parseIPs(values); err != nil {
+		return err
+	}
+	err := c.complete()
+	c.podCIDRs = families
+	return err
+}
+
+// keepFamilies leaves the addresses of the cluster's families, in the cluster's order.
+func (c *nodeConfig) keepFamilies() error {
+	var ips []netip.Addr
+	for _, p := range c.podCIDRs {
+		for _, ip := range c.ips {
+			if ip.Is4() == p.Addr().Is4() {
+				ips = append(ips, ip)
+			}
+		}
+	}
+	if len(ips) == 0 || ips[0].Is4() != c.podCIDRs[0].Addr().Is4() {
+		return fmt.Errorf("the node's addresses %s are not of the cluster's primary family, as %s", commas(c.ips), c.podCIDRs[0])
+	}
+	c.ips = ips
 	return nil
 }
 
@@ -178,8 +211,8 @@ func parsePrefixes(values []string) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// join is the list as a flag takes it.
-func join[T fmt.Stringer](list []T) string {
+// commas is the list as a flag takes it.
+func commas[T fmt.Stringer](list []T) string {
 	var b strings.Builder
 	for i, v := range list {
 		if i > 0 {

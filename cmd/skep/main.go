@@ -38,6 +38,9 @@ func run(args []string) int {
 func ownCommands() []*cobra.Command {
 	return []*cobra.Command{
 		upCommand(),
+		serverCommand(),
+		agentCommand(),
+		tokenCommand(),
 		downCommand(),
 		netCommand(),
 		dnsCommand(),

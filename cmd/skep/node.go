@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
@@ -20,10 +21,11 @@ import (
 	"github.com/skep-io/skep/control/apiserver/allocation"
 	"github.com/skep-io/skep/control/controller"
 	"github.com/skep-io/skep/control/etcd"
+	"github.com/skep-io/skep/control/join"
 	"github.com/skep-io/skep/control/pki"
 )
 
-// runNode runs server and agent in this process until ctx ends or a part fails. Pods and their network go on without it.
+// runNode runs the parts of the role in this process until ctx ends or a part fails. Pods and their network go on without it.
 func runNode(ctx context.Context, cfg nodeConfig, clock *timeline) error {
 	if err := prepare(cfg); err != nil {
 		return err
@@ -34,6 +36,11 @@ func runNode(ctx context.Context, cfg nodeConfig, clock *timeline) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
+	if cfg.nodes > 1 {
+		if err := cfg.segment().Ensure(); err != nil {
+			return err
+		}
+	}
 	n := &node{cfg: cfg, clock: clock, logger: logger, group: group}
 	defer n.close()
 	if err := n.start(ctx); err != nil {
@@ -74,8 +81,13 @@ type node struct {
 	logger *slog.Logger
 	group  *errgroup.Group
 
-	keys     *pki.Bundle
+	keys *pki.Bundle // nil without a server
+	// identity and ca are the node's, set before the agent starts; apiURL is where it finds the API server.
 	identity *pki.Node
+	ca       []byte
+	apiURL   string
+	// nodesAPI is the server's own connection, with all rights.
+	nodesAPI *rest.Config
 	store    *etcd.Server
 	closers  []func()
 	mu       sync.Mutex
@@ -101,32 +113,93 @@ func (n *node) start(ctx context.Context) error {
 	var parts errgroup.Group
 	ready, failed := make(chan struct{}), make(chan struct{})
 	parts.Go(func() error {
-		err := n.startStore(ctx)
-		if err == nil {
-			err = n.startServer(ctx)
-		}
-		if err != nil {
+		if err := n.startCluster(ctx); err != nil {
 			close(failed)
 			return err
 		}
 		close(ready)
 		return nil
 	})
-	parts.Go(func() error {
-		containers, err := n.startRuntime(ctx)
-		if err != nil {
+	if n.cfg.agent {
+		parts.Go(func() error {
+			containers, err := n.startRuntime(ctx)
+			if err != nil {
+				return err
+			}
+			select {
+			case <-ready:
+				return n.startAgent(ctx, containers)
+			case <-failed:
+				return nil // the other part tells why
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}
+	if err := parts.Wait(); err != nil {
+		return err
+	}
+	if n.cfg.nodes > 1 {
+		if err := n.startFellows(ctx, n.nodesAPI); err != nil {
 			return err
 		}
+	}
+	n.group.Go(func() error { n.keepKeys(ctx); return nil })
+	return nil
+}
+
+// startCluster makes the cluster be there: by starting its server, or by joining it.
+func (n *node) startCluster(ctx context.Context) error {
+	if !n.cfg.server {
+		return n.join(ctx)
+	}
+	if err := n.startStore(ctx); err != nil {
+		return err
+	}
+	return n.startServer(ctx)
+}
+
+// member is this node as it joins the cluster of another machine.
+func (n *node) member() join.Member {
+	return join.Member{Dir: n.cfg.paths.keys(), Server: n.cfg.join.server, Name: n.cfg.name, Addresses: n.cfg.ips,
+		Token: n.cfg.join.token, CAHash: n.cfg.join.caHash}
+}
+
+func (n *node) join(ctx context.Context) error {
+	state, err := n.member().Ensure(ctx)
+	if err != nil {
+		return err
+	}
+	n.identity, n.ca, n.apiURL = &state.Identity, state.CA, state.Server
+	n.cfg.podCIDRs, n.cfg.serviceCIDRs = state.Cluster.PodCIDRs, state.Cluster.ServiceCIDRs
+	if err := n.cfg.keepFamilies(); err != nil {
+		return err
+	}
+	n.clock.reach(joined, state.Server)
+	return nil
+}
+
+// keyCheck is how often certificates are looked at; they are renewed months before their end.
+const keyCheck = 6 * time.Hour
+
+// keepKeys renews certificates until ctx ends. Whoever uses them reads their files anew.
+func (n *node) keepKeys(ctx context.Context) {
+	for {
 		select {
-		case <-ready:
-			return n.startAgent(ctx, containers)
-		case <-failed:
-			return nil // the other part tells why
 		case <-ctx.Done():
-			return ctx.Err()
+			return
+		case <-time.After(keyCheck):
 		}
-	})
-	return parts.Wait()
+		var err error
+		if n.cfg.server {
+			_, _, err = n.ensureKeys()
+		} else if n.identity.Client.Renew() || n.identity.Server.Renew() {
+			err = n.member().Renew(ctx)
+		}
+		if err != nil {
+			n.logger.Warn("certificates are not renewed", "error", err)
+		}
+	}
 }
 
 // startStore makes the keys and starts etcd beside it.
@@ -142,19 +215,37 @@ func (n *node) startStore(ctx context.Context) error {
 		return nil
 	})
 	parts.Go(func() (err error) {
-		n.keys, err = pki.Ensure(n.cfg.paths.keys(), pki.Names{
-			DNS: []string{"localhost", n.cfg.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + defaultDomain},
-			IPs: slices.Concat([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, n.cfg.ips, n.cfg.serviceIPs(apiServiceIP)),
-		})
-		if err != nil {
-			return err
+		n.keys, n.identity, err = n.ensureKeys()
+		if err == nil {
+			n.ca, n.apiURL = n.keys.CA.Cert, n.serverURL()
 		}
-		if n.identity, err = n.keys.EnsureNode(n.cfg.name, n.cfg.ips); err != nil {
-			return err
-		}
-		return n.keys.WriteKubeconfig(n.cfg.paths.kubeconfig(), n.serverURL(), "admin", n.keys.Admin)
+		return err
 	})
 	return parts.Wait()
+}
+
+// ensureKeys makes what is missing of the keys of server and node, or near its end.
+func (n *node) ensureKeys() (*pki.Bundle, *pki.Node, error) {
+	names := pki.Names{
+		DNS: []string{"localhost", n.cfg.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + defaultDomain},
+		IPs: slices.Concat([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, n.cfg.ips, n.cfg.serviceIPs(apiServiceIP)),
+	}
+	for _, name := range n.cfg.serverNames {
+		if ip, err := netip.ParseAddr(name); err == nil {
+			names.IPs = append(names.IPs, ip)
+		} else if name != "" {
+			names.DNS = append(names.DNS, name)
+		}
+	}
+	keys, err := pki.Ensure(n.cfg.paths.keys(), names)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := keys.WriteKubeconfig(n.cfg.paths.kubeconfig(), n.serverURL(), "admin", keys.Admin); err != nil {
+		return nil, nil, err
+	}
+	identity, err := keys.EnsureNode(n.cfg.name, n.cfg.ips)
+	return keys, identity, err
 }
 
 func (n *node) serverURL() string { return fmt.Sprintf("https://127.0.0.1:%d", n.cfg.apiPort) }
@@ -163,7 +254,7 @@ func (n *node) serverURL() string { return fmt.Sprintf("https://127.0.0.1:%d", n
 func (n *node) startServer(ctx context.Context) error {
 	s, err := apiserver.New(ctx, apiserver.Config{
 		Port: n.cfg.apiPort, AdvertiseAddress: n.cfg.ips[0], EtcdEndpoints: n.store.Endpoints(), Keys: n.keys,
-		ServiceCIDRs: n.cfg.serviceCIDRs, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
+		ServiceCIDRs: n.cfg.serviceCIDRs, PodCIDRs: n.cfg.podCIDRs, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
 		APIServiceIP: n.cfg.serviceIPs(apiServiceIP)[0], DNSServiceIPs: n.cfg.serviceIPs(dnsServiceIP), ClusterDomain: defaultDomain,
 		AgentPort: n.cfg.agentPort, Logger: n.logger.With("component", "apiserver"),
 	})
@@ -177,6 +268,7 @@ func (n *node) startServer(ctx context.Context) error {
 		return ctx.Err()
 	}
 	n.clock.reach(apiReady, n.serverURL())
+	n.nodesAPI = s.Loopback()
 	return n.startControllers(ctx, s.Loopback())
 }
 

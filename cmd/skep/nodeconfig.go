@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,16 @@ import (
 // defaultDomain is the cluster's DNS domain.
 const defaultDomain = "cluster.local"
 
-// nodeConfig is everything that `skep up` can be told.
+// role says which parts of a cluster a process runs.
+type role struct {
+	// command is the name of the subcommand that starts it.
+	command       string
+	server, agent bool
+}
+
+// nodeConfig is everything that the commands of the roles can be told.
 type nodeConfig struct {
+	role
 	paths paths
 	// cgroup is the cgroup, relative to the root of each hierarchy, that holds the pods and whose processes get Service
 	// translation; empty means the root.
@@ -30,7 +39,18 @@ type nodeConfig struct {
 	// has, the primary one first.
 	serviceCIDRs, podCIDRs []netip.Prefix
 	apiPort, agentPort     int
+	// serverNames are further names and addresses by which the API server is reached.
+	serverNames []string
+	// join is where an agent that is alone belongs.
+	join joinConfig
+	// nodes is how many nodes this machine has: beyond the first each has a network namespace of its own.
+	nodes int
+	// tunnel is when pods' packets to other nodes are wrapped: "auto" or "always".
+	tunnel string
 }
+
+// joinConfig is what `skep agent` is told of its cluster.
+type joinConfig struct{ server, token, caHash string }
 
 func defaultNodeConfig() nodeConfig {
 	return nodeConfig{
@@ -39,6 +59,8 @@ func defaultNodeConfig() nodeConfig {
 		podCIDRs:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		apiPort:      6443,
 		agentPort:    10250,
+		nodes:        1,
+		tunnel:       "auto",
 	}
 }
 
@@ -53,10 +75,20 @@ func placeFlags(cmd *cobra.Command, cfg *nodeConfig) {
 
 // args are the flags that make another process use this configuration.
 func (c nodeConfig) args() []string {
-	args := []string{"--data-dir", c.paths.data, "--run-dir", c.paths.run, "--bpf-dir", c.paths.bpf, "--cgroup", c.cgroup,
-		"--node-name", c.name, "--containerd-address", c.containerd, "--service-cidr", join(c.serviceCIDRs), "--pod-cidr", join(c.podCIDRs)}
+	args := []string{"--data-dir", c.paths.data, "--run-dir", c.paths.run, "--bpf-dir", c.paths.bpf, "--cgroup", c.cgroup, "--node-name", c.name}
 	if len(c.ips) > 0 {
-		args = append(args, "--node-ip", join(c.ips))
+		args = append(args, "--node-ip", commas(c.ips))
+	}
+	if c.agent {
+		args = append(args, "--containerd-address", c.containerd, "--tunnel", c.tunnel)
+	}
+	if c.server {
+		args = append(args, "--service-cidr", commas(c.serviceCIDRs), "--pod-cidr", commas(c.podCIDRs), "--server-name", strings.Join(c.serverNames, ","))
+	} else {
+		args = append(args, "--server", c.join.server, "--ca-hash", c.join.caHash)
+	}
+	if c.server && c.agent {
+		args = append(args, "--nodes", strconv.Itoa(c.nodes))
 	}
 	return args
 }
@@ -70,20 +102,27 @@ func (c *nodeConfig) complete() error {
 		}
 		c.name = strings.ToLower(host)
 	}
-	if errs := validation.IsDNS1123Subdomain(c.name); len(errs) > 0 {
-		return fmt.Errorf("node name %q: %s; choose one with --node-name", c.name, strings.Join(errs, ", "))
-	}
-	if len(c.ips) == 0 {
-		if err := c.findIPs(); err != nil {
-			return err
-		}
-	}
 	for _, dir := range []*string{&c.paths.data, &c.paths.run, &c.paths.bpf} {
 		abs, err := filepath.Abs(*dir)
 		if err != nil {
 			return err
 		}
 		*dir = abs
+	}
+	if errs := validation.IsDNS1123Subdomain(c.name); len(errs) > 0 {
+		return fmt.Errorf("node name %q: %s; choose one with --node-name", c.name, strings.Join(errs, ", "))
+	}
+	if len(c.ips) == 0 && c.nodes > 1 {
+		// The other nodes reach the first by the network that they share.
+		c.ips = []netip.Addr{c.segment().Address(1)}
+		if ip, err := machineIP(true); err == nil {
+			c.serverNames = append(c.serverNames, ip.String())
+		}
+	}
+	if len(c.ips) == 0 {
+		if err := c.findIPs(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -37,7 +37,20 @@ const (
 	networkReady    = "network"
 	dnsReady        = "DNS"
 	nodeReady       = "node"
+	nodesReady      = "nodes"
+	joined          = "membership"
 )
+
+// lastMilestone is the one after which everything that was asked for is there.
+func (c nodeConfig) lastMilestone() string {
+	switch {
+	case !c.agent:
+		return apiReady
+	case c.nodes > 1:
+		return nodesReady
+	}
+	return nodeReady
+}
 
 // timeline reports milestones, to people or to the process that waits for this one. It is safe for concurrent use.
 type timeline struct {
@@ -92,8 +105,8 @@ func newTimeline(out io.Writer, detached bool) *timeline {
 // errTimelineEnded says that the node ended before it was ready.
 var errTimelineEnded = errors.New("the node ended before it was ready")
 
-// follow reads milestones from r and hands them to seen until the node is ready. Returns the node's own error if it reports one.
-func follow(r io.Reader, seen func(milestone)) error {
+// follow reads milestones from r and hands them to seen until the last one is reached. Returns the node's own error if it reports one.
+func follow(r io.Reader, last string, seen func(milestone)) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		var m milestone
@@ -104,7 +117,7 @@ func follow(r io.Reader, seen func(milestone)) error {
 			return errors.New(m.Error)
 		}
 		seen(m)
-		if m.Name == nodeReady {
+		if m.Name == last {
 			return nil
 		}
 	}

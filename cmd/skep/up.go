@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// upOptions are the flags of `skep up`.
-type upOptions struct {
+// startOptions are the flags of `skep up`, `skep server` and `skep agent`.
+type startOptions struct {
 	node nodeConfig
 	// as given, before they are parsed
 	nodeIPs, serviceCIDRs, podCIDRs []string
@@ -27,12 +27,12 @@ type upOptions struct {
 }
 
 func upCommand() *cobra.Command {
-	o := upOptions{node: defaultNodeConfig()}
+	o := newStartOptions(role{command: "up", server: true, agent: true})
 	cmd := &cobra.Command{
-		Use:   "up",
-		Short: "Start a cluster node on this machine",
+		Short: "Start a cluster on this machine",
 		Long: `Start a whole cluster on this machine: store, API server, controllers, scheduler, node agent, network and DNS in one process.
-Starting again after "skep down", or after a crash, brings back the same cluster; pods that still run are adopted.`,
+Starting again after "skep down", or after a crash, brings back the same cluster; pods that still run are adopted.
+With --nodes there are further nodes on this machine, each with a network namespace, an agent and a containerd of its own.`,
 		Example: `  # In the foreground, until Ctrl-C; pods go on running after it
   skep up
 
@@ -42,33 +42,95 @@ Starting again after "skep down", or after a crash, brings back the same cluster
   # With IPv4 and IPv6
   skep up --pod-cidr 10.244.0.0/16,fd00:10:244::/56 --service-cidr 10.96.0.0/16,fd00:10:96::/112
 
+  # Three nodes on this machine
+  skep up --detach --nodes 3
+
   # With a containerd that runs already
   skep up --containerd-address /run/containerd/containerd.sock`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
+	o.complete(cmd)
+	o.serverFlags(cmd)
+	o.agentFlags(cmd)
+	cmd.Flags().IntVar(&o.node.nodes, "nodes", o.node.nodes, "number of nodes on this machine")
+	return cmd
+}
+
+func serverCommand() *cobra.Command {
+	o := newStartOptions(role{command: "server", server: true})
+	cmd := &cobra.Command{
+		Short:   "Start a control plane without a node",
+		Long:    `Start store, API server, controllers and scheduler. Nodes join it with "skep agent".`,
+		Example: "  skep server --detach\n  skep token create",
+	}
+	o.complete(cmd)
+	o.serverFlags(cmd)
+	return cmd
+}
+
+func agentCommand() *cobra.Command {
+	o := newStartOptions(role{command: "agent", agent: true})
+	cmd := &cobra.Command{
+		Short: "Make this machine a node of a cluster",
+		Long: `Run a node: agent, network and DNS. The first start needs a token and the hash of the cluster's CA, which "skep token create"
+prints on the server; what the node gets for them is kept below --data-dir, and later starts need no flags.`,
+		Example: `  skep agent --server https://192.0.2.10:6443 --token abcdef.0123456789abcdef --ca-hash sha256:…`,
+	}
+	o.complete(cmd)
+	o.agentFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.node.join.server, "server", "", "URL of the API server")
+	f.StringVar(&o.node.join.token, "token", "", "bootstrap token; default: $"+tokenEnv)
+	f.StringVar(&o.node.join.caHash, "ca-hash", "", "sha256:… of the public key of the cluster's CA")
+	return cmd
+}
+
+// tokenEnv holds a token that is not to be seen among the arguments of the process.
+const tokenEnv = "SKEP_TOKEN"
+
+func newStartOptions(r role) *startOptions {
+	o := &startOptions{node: defaultNodeConfig()}
+	o.node.role = r
+	return o
+}
+
+// complete adds what the commands of all roles have.
+func (o *startOptions) complete(cmd *cobra.Command) {
+	cmd.Use, cmd.Args = o.node.command, cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return o.run(cmd) }
 	placeFlags(cmd, &o.node)
 	f := cmd.Flags()
 	f.StringVar(&o.node.name, "node-name", "", "name of this node; default: the host name")
 	f.StringSliceVar(&o.nodeIPs, "node-ip", nil, "addresses of this node, at most one of each family; default: those of the default routes")
-	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", []string{join(o.node.serviceCIDRs)}, "range of cluster IPs; with one of IPv4 and one of IPv6 the cluster is dual-stack, the first being the primary family")
-	f.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{join(o.node.podCIDRs)}, "range of pod addresses of all nodes; of the same families as --service-cidr")
-	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
-	f.BoolVar(&o.detach, "detach", false, "start in the background and return when the node is ready")
-	f.BoolVar(&o.ensure, "ensure", false, "succeed if a node is already running on this machine")
+	f.BoolVar(&o.detach, "detach", false, "start in the background and return when it is ready")
+	f.BoolVar(&o.ensure, "ensure", false, "succeed if it is already running on this machine")
 	f.BoolVar(&o.timings, "timings", false, "print how long the API server and the node took to become ready, counted from exec")
 	f.StringVarP(&o.output, "output", "o", "", "json prints the timings as one object on standard output")
 	f.BoolVar(&o.detached, "detached", false, "")
 	_ = f.MarkHidden("detached") // the flag exists
-	return cmd
 }
 
-func (o *upOptions) run(cmd *cobra.Command) error {
+func (o *startOptions) serverFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", []string{commas(o.node.serviceCIDRs)}, "range of cluster IPs; with one of IPv4 and one of IPv6 the cluster is dual-stack, the first being the primary family")
+	f.StringSliceVar(&o.podCIDRs, "pod-cidr", []string{commas(o.node.podCIDRs)}, "range of pod addresses of all nodes; of the same families as --service-cidr")
+	f.StringSliceVar(&o.node.serverNames, "server-name", nil, "further name or address by which the API server is reached")
+}
+
+func (o *startOptions) agentFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
+	f.StringVar(&o.node.tunnel, "tunnel", o.node.tunnel, "when pods' packets to other nodes go through VXLAN: auto (to nodes on no network of this one) or always")
+}
+
+func (o *startOptions) run(cmd *cobra.Command) error {
 	if o.output != "" && o.output != "json" {
 		return fmt.Errorf("--output %q: only json is known", o.output)
 	}
 	if err := o.parse(); err != nil {
 		return err
+	}
+	if o.node.join.token == "" {
+		o.node.join.token = os.Getenv(tokenEnv)
 	}
 	if pid, held := lockHolder(o.node.paths); held {
 		if o.ensure {
@@ -94,34 +156,31 @@ func (o *upOptions) run(cmd *cobra.Command) error {
 }
 
 // parse reads the flags that are more than text.
-func (o *upOptions) parse() error {
-	return o.node.parseFamilies(o.nodeIPs, o.serviceCIDRs, o.podCIDRs)
+func (o *startOptions) parse() error {
+	if o.node.nodes < 1 || o.node.nodes > maxNodes {
+		return fmt.Errorf("--nodes %d: want 1 to %d", o.node.nodes, maxNodes)
+	}
+	if o.node.tunnel != "auto" && o.node.tunnel != "always" {
+		return fmt.Errorf("--tunnel %q: want auto or always", o.node.tunnel)
+	}
+	if o.node.server {
+		return o.node.parseFamilies(o.nodeIPs, o.serviceCIDRs, o.podCIDRs)
+	}
+	return o.node.parseAgentIPs(o.nodeIPs)
 }
 
 // startDetached starts this command again in a session of its own and follows its milestones until the node is ready.
-func (o *upOptions) startDetached() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(o.node.paths.data, 0o700); err != nil {
-		return fmt.Errorf("create data directory: %w; choose another with --data-dir", err)
-	}
-	log, err := os.OpenFile(o.node.paths.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("open log: %w", err)
-	}
-	defer log.Close()
+func (o *startOptions) startDetached() error {
 	events, report, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	child := exec.Command(self, append([]string{"up", "--detached"}, o.node.args()...)...)
-	child.Stdout, child.Stderr = log, log
-	child.ExtraFiles = []*os.File{report}
-	child.Env = append(os.Environ(), startedEnv+"="+strconv.FormatInt(int64(execTime()), 10))
-	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	child, log, err := o.node.detachedCommand(report)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	if err := child.Start(); err != nil {
 		return fmt.Errorf("start the node: %w", err)
 	}
@@ -135,10 +194,32 @@ func (o *upOptions) startDetached() error {
 	return child.Process.Release()
 }
 
+// detachedCommand is the command that runs this configuration in a session of its own, reporting its milestones to report. The
+// caller closes its log once it is started.
+func (c nodeConfig) detachedCommand(report *os.File) (*exec.Cmd, *os.File, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(c.paths.data, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("create data directory: %w; choose another with --data-dir", err)
+	}
+	log, err := os.OpenFile(c.paths.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open log: %w", err)
+	}
+	cmd := exec.Command(self, append([]string{c.command, "--detached"}, c.args()...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{report}
+	cmd.Env = append(os.Environ(), startedEnv+"="+strconv.FormatInt(int64(execTime()), 10), tokenEnv+"="+c.join.token)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, log, nil
+}
+
 // showTimeline prints milestones as they are reached, and the timings where asked for.
-func (o *upOptions) showTimeline(events io.Reader) error {
+func (o *startOptions) showTimeline(events io.Reader) error {
 	at := map[string]int64{}
-	err := follow(events, func(m milestone) {
+	err := follow(events, o.node.lastMilestone(), func(m milestone) {
 		at[m.Name] = m.Ms
 		printMilestone(os.Stderr, m)
 	})

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 	"k8s.io/apiserver/pkg/authentication/token/cache"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -33,6 +34,7 @@ import (
 	"github.com/skep-io/skep/control/apiserver/authorization/policy"
 	"github.com/skep-io/skep/control/apiserver/authorization/review"
 	"github.com/skep-io/skep/control/apiserver/token"
+	"github.com/skep-io/skep/control/join"
 )
 
 // tokenTTL is how long a token that was found good is not looked at again.
@@ -46,6 +48,8 @@ type access struct {
 	aggregator        *aggregation.Aggregator
 	// documents are what verifiers of tokens read, by path.
 	documents map[string]http.Handler
+	// members is where nodes join.
+	members http.Handler
 }
 
 // newAccess sets the generic server's authentication, authorization and admission, and adds the resources by which clients ask
@@ -56,6 +60,7 @@ func newAccess(cfg Config, c *genericapiserver.Config, k *kinds) (*access, error
 		return nil, err
 	}
 	a := &access{client: client, roles: informers.NewSharedInformerFactory(client, 0), namespaces: informers.NewSharedInformerFactory(client, 0)}
+	a.members = &join.Server{Client: client, Keys: cfg.Keys, Cluster: join.Cluster{PodCIDRs: cfg.PodCIDRs, ServiceCIDRs: cfg.ServiceCIDRs}, Logger: cfg.Logger}
 	if err := a.authenticate(cfg, c, k); err != nil {
 		return nil, err
 	}
@@ -92,7 +97,7 @@ func (a *access) authenticate(cfg Config, c *genericapiserver.Config, k *kinds) 
 	objects := token.Objects{ServiceAccounts: k.byKind["ServiceAccount"], Pods: k.byKind["Pod"], Secrets: k.byKind["Secret"], Nodes: k.byKind["Node"]}
 	check := cache.New(tokens.Authenticator(objects), false, tokenTTL, tokenTTL)
 	c.Authentication.APIAudiences = tokens.Audiences()
-	known := requestunion.New(x509.NewDynamic(ca.VerifyOptions, x509.CommonNameUserConversion), bearertoken.New(check), websocket.NewProtocolAuthenticator(check))
+	known := requestunion.New(x509.NewDynamic(ca.VerifyOptions, x509.CommonNameUserConversion), bearertoken.New(tokenunion.New(check, join.Authenticator(k.byKind["Secret"]))), websocket.NewProtocolAuthenticator(check))
 	c.Authentication.Authenticator = requestunion.NewFailOnError(group.NewAuthenticatedGroupAdder(known), authenticator.RequestFunc(anonymously))
 
 	k.merge("ServiceAccount", map[string]rest.Storage{"serviceaccounts/token": token.NewREST(tokens, objects)})
@@ -116,6 +121,7 @@ func (a *access) mount(mux *mux.PathRecorderMux) {
 		mux.Handle(path, document)
 		mux.Handle(path+"/", document)
 	}
+	mux.Handle(join.Path, a.members)
 }
 
 // start makes the default roles and starts the informers and what keeps gathering roles, once the server serves. It returns when what

@@ -46,6 +46,8 @@ type Config struct {
 	// range of node ports.
 	ServiceCIDRs []netip.Prefix
 	NodePorts    allocation.Ports
+	// PodCIDRs are the pod addresses of all nodes, which those that join are told.
+	PodCIDRs []netip.Prefix
 	// APIServiceIP is the fixed cluster IP of default/kubernetes. DNSServiceIPs are those of kube-system/kube-dns, one of each
 	// range in their order.
 	APIServiceIP  netip.Addr

@@ -4,6 +4,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -126,13 +127,11 @@ type Node struct {
 func (b *Bundle) EnsureNode(name string, ips []netip.Addr) (*Node, error) {
 	var n Node
 	var err error
-	n.Client, err = b.ensureLeaf("node-"+name, leaf{commonName: "system:node:" + name, groups: []string{"system:nodes"}})
-	if err != nil {
+	client, server := nodeLeaves(name, ips)
+	if n.Client, err = b.ensureLeaf("node-"+name, client); err != nil {
 		return nil, err
 	}
-	n.Server, err = b.ensureLeaf("node-"+name+"-server", leaf{commonName: "system:node:" + name, groups: []string{"system:nodes"},
-		names: Names{DNS: []string{name}, IPs: ips}, server: true})
-	if err != nil {
+	if n.Server, err = b.ensureLeaf("node-"+name+"-server", server); err != nil {
 		return nil, err
 	}
 	return &n, nil
@@ -186,24 +185,32 @@ func (b *Bundle) ensureLeaf(name string, want leaf) (Pair, error) {
 		return p, err
 	}
 	if p.Cert, err = os.ReadFile(p.CertFile); err == nil {
-		if cert, err := parseCert(p.CertFile, p.Cert); err == nil && b.fits(cert, want, key) {
+		complete := !want.server || bytes.HasSuffix(p.Cert, b.CA.Cert)
+		if cert, err := parseCert(p.CertFile, p.Cert); err == nil && complete && b.fits(cert, want, key) {
 			return p, nil
 		}
 	}
-	t := template(pkix.Name{CommonName: want.commonName, Organization: want.groups}, leafLife)
-	t.KeyUsage = x509.KeyUsageDigitalSignature
-	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	if want.server {
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		t.DNSNames = want.names.DNS
-		for _, ip := range want.names.IPs {
-			t.IPAddresses = append(t.IPAddresses, net.IP(ip.Unmap().AsSlice()))
-		}
-	}
-	if p.Cert, err = sign(t, b.authority.cert, key.Public(), b.authority.key); err != nil {
+	if p.Cert, err = b.signLeaf(want, key.Public()); err != nil {
 		return p, fmt.Errorf("sign certificate %s: %w", name, err)
 	}
 	return p, writeFile(p.CertFile, p.Cert)
+}
+
+// signLeaf signs a certificate. A server's is followed by the CA's own, by whose hash a node that joins knows whom it talks to.
+func (b *Bundle) signLeaf(want leaf, key crypto.PublicKey) ([]byte, error) {
+	t := template(pkix.Name{CommonName: want.commonName, Organization: want.groups}, leafLife)
+	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if !want.server {
+		return sign(t, b.authority.cert, key, b.authority.key)
+	}
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	t.DNSNames = want.names.DNS
+	for _, ip := range want.names.IPs {
+		t.IPAddresses = append(t.IPAddresses, net.IP(ip.Unmap().AsSlice()))
+	}
+	cert, err := sign(t, b.authority.cert, key, b.authority.key)
+	return append(cert, b.CA.Cert...), err
 }
 
 // fits says whether cert may go on serving as want.

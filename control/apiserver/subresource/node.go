@@ -31,17 +31,15 @@ type Nodes struct {
 
 // NewNodes makes the way to the agents, which serve https on the given port of their node's address.
 func NewNodes(pods, nodes rest.Getter, keys *pki.Bundle, port int) (*Nodes, error) {
-	client, err := tls.X509KeyPair(keys.NodeClient.Cert, keys.NodeClient.Key)
-	if err != nil {
-		return nil, fmt.Errorf("client certificate for node agents: %w", err)
-	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(keys.CA.Cert) {
 		return nil, errors.New("the CA's file has no certificate")
 	}
+	// Read for each connection, for it is renewed under way.
+	client := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return keys.NodeClient.Current() }
 	// Streams upgrade the connection, which HTTP/2 cannot.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{
-		MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{client}, NextProtos: []string{"http/1.1"}}}
+		MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: client, NextProtos: []string{"http/1.1"}}}
 	transport = utilnet.SetOldTransportDefaults(transport)
 	// The agents are never behind a proxy, whatever the environment says.
 	transport.Proxy = nil
