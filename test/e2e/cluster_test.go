@@ -34,7 +34,9 @@ type node struct {
 // Addresses of the link between the node and the outside client, and between the node and this process.
 const (
 	nodeIP    = "198.18.91.1"
+	nodeIP6   = "fd00:91::1"
 	outsideIP = "198.18.91.2"
+	outside6  = "fd00:91::2"
 	nodeLocal = "198.18.92.1"
 	testLocal = "198.18.92.2"
 )
@@ -102,8 +104,10 @@ ip -n %[1]s link set lo up
 ip -n %[1]s-out link set lo up
 ip -n %[1]s link add uplink type veth peer name eth0 netns %[1]s-out
 ip -n %[1]s addr add %[2]s/24 dev uplink
+ip -n %[1]s addr add %[7]s/64 dev uplink nodad
 ip -n %[1]s link set uplink up
 ip -n %[1]s-out addr add %[3]s/24 dev eth0
+ip -n %[1]s-out addr add %[8]s/64 dev eth0 nodad
 ip -n %[1]s-out link set eth0 up
 ip -n %[1]s-out route add default via %[2]s
 ip link add %[4]s type veth peer name test netns %[1]s
@@ -112,7 +116,8 @@ ip link set %[4]s up
 ip -n %[1]s addr add %[5]s/30 dev test
 ip -n %[1]s link set test up
 ip -n %[1]s route add default via %[3]s
-`, n.name, nodeIP, outsideIP, n.link(), nodeLocal, testLocal)
+ip -n %[1]s route add default via %[8]s
+`, n.name, nodeIP, outsideIP, n.link(), nodeLocal, testLocal, nodeIP6, outside6)
 	if out, err := exec.Command("bash", "-ec", script).CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %s", err, out), n.remove())
 	}
@@ -128,8 +133,8 @@ func (n *node) flags() []string {
 
 // up starts the node and returns when it is ready.
 func (n *node) up() error {
-	args := append([]string{"--net=/run/netns/" + n.name, n.binary, "up", "--detach", "--node-ip", nodeIP, "--node-name", "e2e",
-		"--service-cidr", "10.97.0.0/16", "--pod-cidr", "10.245.0.0/16"}, n.flags()...)
+	args := append([]string{"--net=/run/netns/" + n.name, n.binary, "up", "--detach", "--node-ip", nodeIP + "," + nodeIP6, "--node-name", "e2e",
+		"--service-cidr", "10.97.0.0/16,fd00:97::/112", "--pod-cidr", "10.245.0.0/16,fd00:245::/56"}, n.flags()...)
 	out, err := exec.Command("nsenter", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)

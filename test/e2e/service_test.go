@@ -106,6 +106,41 @@ func TestService(t *testing.T) {
 	}
 }
 
+// TestDualStack gives a Service its second family and reaches it by that, from everywhere.
+func TestDualStack(t *testing.T) {
+	const nodePort = 30184
+	ns, pods, ip := demo(t, nodePort)
+	must(t)(shared.skep("patch", "service", "echo", "-n", ns, "-p", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`))
+	ips := strings.Fields(must(t)(shared.skep("get", "service", "echo", "-n", ns, "-o", "jsonpath={.spec.clusterIPs[*]}")))
+	if len(ips) != 2 || ips[0] != ip || !strings.HasPrefix(ips[1], "fd00:97::") {
+		t.Fatalf("cluster IPs %v, want %s and one of fd00:97::/112", ips, ip)
+	}
+	podIPs := strings.Fields(must(t)(shared.skep("get", "pod", pods[1], "-n", ns, "-o", "jsonpath={.status.podIPs[*].ip}")))
+	if len(podIPs) != 2 || !strings.HasPrefix(podIPs[1], "fd00:245:") {
+		t.Fatalf("pod IPs %v, want one of each family", podIPs)
+	}
+	must(t)(shared.skep("wait", "-n", ns, "--for=jsonpath={.endpoints[2].conditions.ready}=true", "endpointslice", "-l", "kubernetes.io/service-name=echo", "--timeout=30s"))
+	fromPod := func(url string) func() (string, error) {
+		return func() (string, error) {
+			return shared.skep("exec", "-n", ns, pods[0], "--", "/skep", "net", "call", url)
+		}
+	}
+	for name, call := range map[string]func() (string, error){
+		"cluster IP from a pod":    fromPod("http://[" + ips[1] + "]/"),
+		"cluster IP over UDP":      fromPod("udp://[" + ips[1] + "]:8081"),
+		"cluster IP from the node": func() (string, error) { return shared.inside("net", "call", "http://["+ips[1]+"]/") },
+		"node port from a pod":     fromPod(fmt.Sprintf("http://[%s]:%d/", nodeIP6, nodePort)),
+		"node port on loopback":    func() (string, error) { return shared.inside("net", "call", fmt.Sprintf("http://[::1]:%d/", nodePort)) },
+		"node port from outside": func() (string, error) {
+			return shared.outside("net", "call", fmt.Sprintf("http://[%s]:%d/", nodeIP6, nodePort))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { answers(t, pods, call) })
+	}
+	// The first family goes on as before.
+	answers(t, pods, fromPod("http://"+ip+"/"))
+}
+
 func TestHairpin(t *testing.T) {
 	ns, _, ip := demo(t, 30182)
 	must(t)(shared.skep("scale", "deployment/echo", "-n", ns, "--replicas=1"))
