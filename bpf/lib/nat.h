@@ -182,10 +182,10 @@ INLINE bool nat_replaceable(const struct conntrack_key *key,
  * port for two addresses of a Service, and be given the same backend: then
  * -EEXIST.
  */
-INLINE long nat_keep(struct conntrack_key *key, struct conntrack *reply,
+INLINE int nat_keep(struct conntrack_key *key, struct conntrack *reply,
 		     const struct packet *p, const struct translation *t)
 {
-	long err;
+	int err; /* before 6.4 the upper half of what the map says is not set */
 
 	nat_reply(key, reply, p, t, p->sport);
 	err = bpf_map_update_elem(&conntrack, key, reply, BPF_NOEXIST);
@@ -202,7 +202,7 @@ INLINE enum drop_reason nat_reserve(struct conntrack_key *key,
 				    const struct packet *p,
 				    struct translation *t, __be16 *sport)
 {
-	long err = 0;
+	int err = 0; /* see nat_keep */
 
 	if (!(t->flags & CT_REWRITE_SRC)) {
 		*sport = p->sport;

@@ -18,6 +18,7 @@ enum outcome {
 	PASS,	   /* not a Service: leave it alone */
 	TRANSLATE, /* *peer says where to */
 	REFUSE,	   /* a Service that nobody serves */
+	FORBID,	   /* the same, where the kernel can say no more than EPERM */
 };
 
 INLINE bool l4_translated(__u32 proto)
@@ -101,7 +102,7 @@ INLINE bool still_serves(struct peer *p, const struct service *s)
 /* sendmsg keeps the datagrams of one socket to one Service on one backend
  * for as long as that serves: protocols on top of UDP have connections too.
  */
-INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
+INLINE enum outcome datagram_to(struct bpf_sock_addr *ctx, struct peer *p)
 {
 	struct datagram_peers *known;
 	struct addr client;
@@ -128,6 +129,16 @@ INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
 	else if (known)
 		datagram_add(known, p);
 	return TRANSLATE;
+}
+
+/* sendmsg: no error comes back to a socket that is not connected, so a
+ * datagram must not be sent where nobody listens.
+ */
+INLINE enum outcome sendmsg(struct bpf_sock_addr *ctx, struct peer *p)
+{
+	enum outcome o = datagram_to(ctx, p);
+
+	return o == REFUSE && !has_set_retval ? FORBID : o;
 }
 
 /* refuse makes the call fail with ECONNREFUSED. Kernels that cannot say so
@@ -198,6 +209,8 @@ INLINE void set6(struct bpf_sock_addr *ctx, const struct addr *a, __be16 port)
 			asked##family(ctx, &p);                                \
 			o = how(ctx, &p);                                      \
 		}                                                              \
+		if (o == FORBID)                                               \
+			verdict = 0;                                           \
 		if (o == REFUSE)                                               \
 			verdict = refuse(&p, ctx->protocol);                   \
 		if (o != PASS && verdict)                                      \

@@ -49,7 +49,8 @@ func TestDatagramsOfOneSocket(t *testing.T) {
 			if got := exchange(t, c, at(vip, 53)); got == first {
 				t.Errorf("%q answers, which serves no more", got)
 			}
-			if _, err := c.WriteToUDPAddrPort([]byte("x"), at(vip, 55)); !errors.Is(err, syscall.ECONNREFUSED) {
+			// Before 5.18 the kernel has but one word for no.
+			if _, err := c.WriteToUDPAddrPort([]byte("x"), at(vip, 55)); !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EPERM) {
 				t.Errorf("datagram to a Service without endpoints: %v, want connection refused", err)
 			}
 		})
