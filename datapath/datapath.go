@@ -310,7 +310,7 @@ func (d *Datapath) Close() {
 // routes, addresses, settings. Only BPFDir and RunDir of cfg are used. It is idempotent; the node's process must have ended.
 func Cleanup(cfg Config) error {
 	// Pods first: without programs their packets would take the host's own ways.
-	return errors.Join(podnet.Cleanup(namespacesDir(cfg)), load.Cleanup(cfg.BPFDir))
+	return errors.Join(podnet.Cleanup(namespacesDir(cfg)), clearPeers(), load.Cleanup(cfg.BPFDir))
 }
 
 // MapsDir is where the maps of a node with that BPFDir are pinned, for [bpfmap.Open].

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -28,16 +29,23 @@ type nodes struct {
 	// preferred are the NodeIPs: of a device's addresses of a family they stand for the pods, if it has them.
 	preferred []netip.Addr
 
-	mu        sync.Mutex
-	local     map[netip.Addr]struct{}
-	remote    map[netip.Addr]struct{}
-	addresses *reconcile.Rows[netip.Addr, desired.Node]
-	devices   *reconcile.Rows[int, desired.Device]
+	logger *slog.Logger
+	routes reconcile.Routes
+
+	mu sync.Mutex
+	// peers are the pods of other nodes, once the API has told.
+	peers      []desired.Peer
+	peersKnown bool
+	local      map[netip.Addr]struct{}
+	remote     map[netip.Addr]struct{}
+	addresses  *reconcile.Rows[netip.Addr, desired.Node]
+	devices    *reconcile.Rows[int, desired.Device]
 }
 
 func newNodes(cfg Config, m *bpfmap.Maps) (*nodes, error) {
 	n := &nodes{
 		maps:      m,
+		logger:    cfg.Logger,
 		own:       slices.Concat(cfg.NodeIPs, routers(cfg)),
 		preferred: cfg.NodeIPs,
 		local:     map[netip.Addr]struct{}{},
@@ -74,7 +82,7 @@ func (n *nodes) setUplinks(uplinks []podnet.Uplink) error {
 	}
 	n.devices.Replace(devices)
 	_, err := n.devices.Apply()
-	return errors.Join(err, n.applyAddresses())
+	return errors.Join(err, n.applyAddresses(), n.applyPeers())
 }
 
 // device says by which addresses an uplink speaks for the pods: the node's own, else the first that it has of a family.

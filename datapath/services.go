@@ -350,6 +350,7 @@ func (s *services) applyNodes() error {
 		return err
 	}
 	remote := map[netip.Addr]struct{}{}
+	var peers []desired.Peer
 	for _, node := range list {
 		if node.Name == s.nodeName {
 			zone := node.Labels[corev1.LabelTopologyZone]
@@ -360,6 +361,7 @@ func (s *services) applyNodes() error {
 		for _, a := range translate.NodeAddresses(node) {
 			remote[a] = struct{}{}
 		}
+		peers = append(peers, translate.Peers(node)...)
 	}
-	return s.remote.setRemote(remote)
+	return errors.Join(s.remote.setRemote(remote), s.remote.setPeers(peers))
 }

@@ -196,6 +196,22 @@ type Node struct {
 	Local bool
 }
 
+// Peer is a range of pod addresses that another node has.
+type Peer struct {
+	Pods netip.Prefix
+	// Node is the address by which that node is reached.
+	Node netip.Addr
+}
+
+// Route is the way to a range of pod addresses of another node.
+type Route struct {
+	Device int
+	// Gateway is the next hop; the zero address: the device leads there itself.
+	Gateway netip.Addr
+	// Source is what this node's own processes send from; the zero address: the device's.
+	Source netip.Addr
+}
+
 // Device is a device of this node that leads outside.
 type Device struct {
 	// Masquerade and Masquerade6 are the sources of what pods send out by the device in IPv4 and in IPv6. The zero address: it has
