@@ -206,6 +206,9 @@ func oneByOne(l Lookup, question []byte, length time.Duration) (rate, cpu float6
 // checkAnswer reads one answer and compares its code.
 func checkAnswer(fd int, buf []byte, l Lookup) error {
 	n, err := unix.Read(fd, buf)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, buf)
+	}
 	if err != nil || n < 12 {
 		return fmt.Errorf("answer of %s for %s: %d bytes, %w", l.Addr, l.Name, n, err)
 	}

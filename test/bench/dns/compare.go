@@ -62,6 +62,7 @@ func startPeers(o options, dir string) ([]*peer, error) {
 		peers = append(peers, &peer{name: "coredns", addr: coredns, cmd: exec.Command(o.coredns, "-conf", file)})
 	}
 	for i, p := range peers {
+		p.cmd.Stderr = os.Stderr
 		if err := p.cmd.Start(); err != nil {
 			for _, started := range peers[:i] {
 				started.stop()
@@ -190,8 +191,8 @@ func follow(ctx context.Context, o options, client kubernetes.Interface, p *peer
 		if err := services.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 			return err
 		}
-		if asked || i >= 2 && p.name == "coredns" {
-			continue // its cache makes each of these 30 s: two show it
+		if asked || i >= 1 && p.name == "coredns" {
+			continue // its cache makes each of these 30 s: one shows it
 		}
 		if took, err = await(ctx, p, serviceName(name), dns.RcodeNameError, time.Minute); err != nil {
 			return err
