@@ -44,20 +44,31 @@ func (a *answer) srv(svc *record, w wanted) {
 // eachTarget calls f with the endpoint, nil for the Service itself, and the port of each SRV record, until it returns false.
 func eachTarget(svc *record, w wanted, f func(*host, port) bool) {
 	if !svc.headless {
-		for _, p := range svc.ports {
-			if w.takes(p) && !f(nil, p) {
+		for i, p := range svc.ports {
+			if w.takes(p) && !repeated(svc.ports[:i], p, w) && !f(nil, p) {
 				return
 			}
 		}
 		return
 	}
 	for i := range svc.hosts {
-		for _, p := range svc.hosts[i].ports {
-			if w.takes(p) && !f(&svc.hosts[i], p) {
+		ports := svc.hosts[i].ports
+		for j, p := range ports {
+			if w.takes(p) && !repeated(ports[:j], p, w) && !f(&svc.hosts[i], p) {
 				return
 			}
 		}
 	}
+}
+
+// repeated says whether an earlier port makes the same record: one number under two protocols, asked for without one.
+func repeated(earlier []port, p port, w wanted) bool {
+	for _, e := range earlier {
+		if e.number == p.number && w.takes(e) {
+			return true
+		}
+	}
+	return false
 }
 
 // srvRecord adds one record and returns where its target stands.

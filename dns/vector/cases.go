@@ -76,6 +76,7 @@ func clusterIP() []Case {
 		own("_http._tcp."+dual, "SRV", "0 100 80 "+dual).with(dual+" IN A 10.96.0.7", dual+" IN AAAA fd00:96::7"),
 		own(web, "SRV", "0 100 80 "+web).with(web + " IN A 10.96.0.5"),
 		own(mixed, "SRV", "0 50 80 "+mixed, "0 50 99 "+mixed).with(mixed + " IN A 10.96.0.6"),
+		own("both.default"+zone, "SRV", "0 100 53 both.default"+zone).with("both.default" + zone + " IN A 10.96.0.12"),
 		missing("_http._udp."+web, "SRV"), missing("_https._tcp."+web, "SRV"), missing("_._udp."+mixed, "SRV"), missing("_udp."+mixed, "SRV"),
 		own("_http._tcp."+web, "A", "10.96.0.5"), has("_http._tcp."+web, "AAAA"), has("_http._tcp."+web, "TXT"),
 		has("_tcp."+web, "SRV"), has("_tcp."+web, "A"), has("tcp."+web, "A"), missing("_udp."+web, "A"),

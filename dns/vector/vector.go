@@ -37,6 +37,7 @@ func Objects() []runtime.Object {
 		service("default", "mixed", ips("10.96.0.6"), http, corev1.ServicePort{Protocol: corev1.ProtocolUDP, Port: 99}),
 		service("default", "dual", ips("10.96.0.7", "fd00:96::7"), http),
 		service("default", "six", ips("fd00:96::8"), http),
+		service("default", "both", ips("10.96.0.12"), corev1.ServicePort{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, corev1.ServicePort{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53}),
 		service("default", "portless", ips("10.96.0.9")),
 		service("default", "db", ips(corev1.ClusterIPNone), http),
 		service("default", "dbdual", ips(corev1.ClusterIPNone), http),
