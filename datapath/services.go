@@ -283,6 +283,9 @@ func (s *services) apply(pruned *bool) error {
 		if err := s.table.Prune(); err != nil {
 			return err
 		}
+		if err := s.resetLost(); err != nil {
+			return err
+		}
 		*pruned = true
 	}
 	return nil
@@ -299,6 +302,42 @@ func (s *services) reset(owner reconcile.Owner, ids []uint32, backends []desired
 			s.sockets.Reset(ids, b)
 		}
 	}
+}
+
+// resetLost resets the sockets that are stuck with backends which went while no process was there.
+func (s *services) resetLost() error {
+	list, err := s.services.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	owners := map[uint32]reconcile.Owner{}
+	for _, svc := range list {
+		owner := reconcile.Owner{Namespace: svc.Namespace, Name: svc.Name}
+		for _, id := range s.table.IDs(owner) {
+			owners[id] = owner
+		}
+	}
+	known := map[reconcile.Owner]map[desired.Backend]bool{}
+	return s.sockets.ResetLost(func(id uint32, b desired.Backend) bool {
+		owner, ok := owners[id]
+		if !ok {
+			return false
+		}
+		holding := known[owner]
+		if holding == nil {
+			holding = map[desired.Backend]bool{}
+			for _, slice := range s.slicesOf(owner) {
+				translate.Holding(slice, holding)
+			}
+			// This node's own server is in no slice.
+			for _, server := range s.view.DNS {
+				holding[desired.Backend{Address: server, Protocol: b.Protocol}] = true
+			}
+			known[owner] = holding
+		}
+		_, ok = holding[b]
+		return ok
+	})
 }
 
 // slicesOf returns the EndpointSlices of a Service.

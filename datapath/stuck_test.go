@@ -2,14 +2,17 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -70,7 +73,14 @@ func TestStuckSockets(t *testing.T) {
 				t.Cleanup(func() { c.Close() })
 				kept = append(kept, c)
 			}
-			return nil
+			// It asked for the Service once, and has left it for an address of its own.
+			c, err := net.Dial("udp4", "10.97.0.7:80")
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+			kept = append(kept, c)
+			return reconnect(c.(*net.UDPConn), netip.AddrPortFrom(stays.address, 9))
 		})
 	}
 	setTerminating := func(s *discoveryv1.EndpointSlice) {
@@ -106,6 +116,57 @@ func TestStuckSockets(t *testing.T) {
 			t.Errorf("%s to a backend that stays: %v", c.RemoteAddr().Network(), err)
 		}
 	}
+}
+
+// TestStuckSocketsOfBefore takes a backend away while the node's process is down: the next one resets who is stuck with it, and
+// nobody else.
+func TestStuckSocketsOfBefore(t *testing.T) {
+	n := startNode(t)
+	client, gone, stays := n.addPod(t, "client"), n.addPod(t, "gone"), n.addPod(t, "stays")
+	n.addService(t, "gone", "10.97.0.7", 30080, gone)
+	n.addService(t, "stays", "10.97.0.8", 30081, stays)
+	var stuck, kept []net.Conn
+	for _, from := range []*os.File{client.ns, nil} {
+		in(t, from, func() error {
+			for to, list := range map[string]*[]net.Conn{"10.97.0.7:80": &stuck, "10.97.0.8:80": &kept} {
+				c, err := net.Dial("udp4", to)
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { c.Close() })
+				*list = append(*list, c)
+			}
+			return nil
+		})
+	}
+	n.Close()
+	n.changeSlicesOf(t, "gone", func(s *discoveryv1.EndpointSlice) { s.Endpoints = nil })
+	n.start(t)
+	for _, c := range stuck {
+		must(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+		if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+			t.Errorf("a socket to a backend that went: %v, want that it is reset", err)
+		}
+	}
+	for _, c := range kept {
+		must(t, c.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+		if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+			t.Errorf("a socket to a backend that stays: %v", err)
+		}
+	}
+}
+
+// reconnect connects a socket anew.
+func reconnect(c *net.UDPConn, to netip.AddrPort) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.Connect(int(fd), &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+	})
+	return errors.Join(err, failed)
 }
 
 // hold accepts connections and says nothing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 
 	"github.com/vishvananda/netlink/nl"
@@ -54,6 +55,17 @@ func (s *Sockets) Reset(services []uint32, b desired.Backend) {
 	}
 }
 
+// ResetLost resets, soon, the connected datagram sockets whose backend does not hold: those that it lost while no process was there
+// to see it. Streams are left alone, for one may outlive its backend's membership in a Service. It is safe for concurrent use.
+func (s *Sockets) ResetLost(holds func(service uint32, b desired.Backend) bool) error {
+	return s.maps.EachPeer(func(p bpfmap.Peer) bool {
+		if p.Backend.Protocol == desired.UDP && !holds(p.Service, p.Backend) {
+			s.Reset([]uint32{p.Service}, p.Backend)
+		}
+		return true
+	})
+}
+
 // Run resets sockets until ctx ends. What came meanwhile is taken together: the cost is one pass over the connected sockets.
 func (s *Sockets) Run(ctx context.Context) {
 	for {
@@ -76,10 +88,10 @@ func (s *Sockets) Run(ctx context.Context) {
 
 // reset returns how many sockets there were to reset.
 func (s *Sockets) reset(gone map[stuck]struct{}) (int, error) {
-	cookies, spaces := map[uint64]struct{}{}, map[uint64]struct{}{}
+	cookies, spaces := map[uint64]netip.AddrPort{}, map[uint64]struct{}{}
 	err := s.maps.EachPeer(func(p bpfmap.Peer) bool {
 		if _, ok := gone[stuck{p.Service, p.Backend}]; ok {
-			cookies[p.Cookie], spaces[p.NetNS] = struct{}{}, struct{}{}
+			cookies[p.Cookie], spaces[p.NetNS] = p.Backend.Address, struct{}{}
 		}
 		return true
 	})
@@ -93,8 +105,8 @@ func (s *Sockets) reset(gone map[stuck]struct{}) (int, error) {
 	return len(cookies), errors.Join(err, s.visit(wanted, func() error { return destroySockets(cookies) }))
 }
 
-// destroySockets resets the sockets of the thread's network namespace that have one of the cookies.
-func destroySockets(cookies map[uint64]struct{}) error {
+// destroySockets resets the sockets of the thread's network namespace that have one of the cookies and are connected to its peer.
+func destroySockets(cookies map[uint64]netip.AddrPort) error {
 	// One for all requests: there may be thousands.
 	socket, err := nl.Subscribe(unix.NETLINK_INET_DIAG)
 	if err != nil {
@@ -111,7 +123,7 @@ func destroySockets(cookies map[uint64]struct{}) error {
 	return errors.Join(errs...)
 }
 
-func destroyOf(handle map[int]*nl.SocketHandle, family, protocol uint8, cookies map[uint64]struct{}) error {
+func destroyOf(handle map[int]*nl.SocketHandle, family, protocol uint8, cookies map[uint64]netip.AddrPort) error {
 	dump := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	dump.AddData(diagRequest{family: family, protocol: protocol, states: ^uint32(0)})
 	dump.Sockets = handle
@@ -125,7 +137,9 @@ func destroyOf(handle map[int]*nl.SocketHandle, family, protocol uint8, cookies 
 			continue
 		}
 		id := [sizeofID]byte(m[diagHead:])
-		if _, ok := cookies[binary.NativeEndian.Uint64(id[sizeofID-8:])]; !ok {
+		// A datagram socket may have been connected elsewhere since, past all Services: that leaves its row as it was.
+		peer, ok := cookies[binary.NativeEndian.Uint64(id[sizeofID-8:])]
+		if !ok || peerOf(m[0], id) != peer {
 			continue
 		}
 		destroy := nl.NewNetlinkRequest(unix.SOCK_DESTROY, unix.NLM_F_ACK)
@@ -139,11 +153,22 @@ func destroyOf(handle map[int]*nl.SocketHandle, family, protocol uint8, cookies 
 	return errors.Join(errs...)
 }
 
+// peerOf returns the address that a socket of a family is connected to, as IPv4 also where an IPv6 socket has it mapped.
+func peerOf(family uint8, id [sizeofID]byte) netip.AddrPort {
+	port := binary.BigEndian.Uint16(id[idPeerPort:])
+	if family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(id[idPeer:])), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(id[idPeer:])).Unmap(), port)
+}
+
 // Sizes in the messages of sock_diag(7): inet_diag_msg begins with four bytes, of which family and state are the first, and
-// inet_diag_sockid, which ends with the cookie.
+// inet_diag_sockid, which ends with the cookie. In that, the peer's port comes after the socket's own, and its address after both.
 const (
-	diagHead = 4
-	sizeofID = 48
+	diagHead   = 4
+	sizeofID   = 48
+	idPeerPort = 2
+	idPeer     = 20
 )
 
 // diagRequest is struct inet_diag_req_v2.
