@@ -209,12 +209,6 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 		}
 		return nil
 	})
-	n.group.Go(func() error {
-		if err := inspectDNS(ctx, n.cfg.paths, s); err != nil {
-			logger.Warn("skep dns cannot look inside", "error", err) // answers do not depend on it
-		}
-		return nil
-	})
 	n.clock.reach(dnsReady, commas(listen))
 	return nil
 }

@@ -114,8 +114,8 @@ func startAPI(ctx context.Context, dir string) (kubernetes.Interface, func(), er
 		return nil, nil, err
 	}
 	s, err := apiserver.New(ctx, apiserver.Config{Port: apiPort, AdvertiseAddress: netip.MustParseAddr(serverIP), EtcdEndpoints: store.Endpoints(), Keys: keys,
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/12"), NodePorts: allocation.Ports{Min: 30000, Max: 32767},
-		APIServiceIP: netip.MustParseAddr("10.96.0.1"), DNSServiceIP: netip.MustParseAddr("10.96.0.10"), ClusterDomain: domain, AgentPort: 10250, Logger: logger})
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/15")}, NodePorts: allocation.Ports{Min: 30000, Max: 32767},
+		APIServiceIP: netip.MustParseAddr("10.96.0.1"), DNSServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ClusterDomain: domain, AgentPort: 10250, Logger: logger})
 	if err != nil {
 		store.Close()
 		return nil, nil, err
