@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -33,9 +34,14 @@ type upstream struct {
 	silent atomic.Bool
 }
 
+// loopback is an address of this machine that others are unlikely to use: a port that is free for UDP is then free for TCP.
+func loopback() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(255), 1+rand.IntN(254))
+}
+
 func newUpstream(t testing.TB) *upstream {
 	t.Helper()
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	conn, err := net.ListenPacket("udp4", loopback()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +116,7 @@ func start(t testing.TB, upstreams []*upstream, objs ...runtime.Object) (*Server
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe, err := net.Listen("tcp4", "127.0.0.1:0")
+	probe, err := net.Listen("tcp4", loopback()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
