@@ -42,6 +42,7 @@ type services struct {
 	services  corelisters.ServiceLister
 	slices    cache.Indexer
 	nodes     corelisters.NodeLister
+	pods      corelisters.PodLister
 	table     *reconcile.Services
 	health    *health.Server
 	sockets   *reconcile.Sockets
@@ -77,6 +78,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		informers: cfg.Informers,
 		services:  cfg.Informers.Core().V1().Services().Lister(),
 		nodes:     cfg.Informers.Core().V1().Nodes().Lister(),
+		pods:      cfg.Informers.Core().V1().Pods().Lister(),
 		slices:    cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
 		table:     table,
 		sockets:   sockets,
@@ -110,6 +112,11 @@ func (s *services) subscribe() error {
 			}
 		},
 		s.informers.Core().V1().Nodes().Informer(): func(any) { s.markNodes() },
+		s.informers.Core().V1().Pods().Informer(): func(obj any) {
+			if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName == s.nodeName && translate.HasHostPorts(pod) {
+				s.mark(reconcile.Owner{Namespace: pod.Namespace, Name: desired.PodName(pod.Name)})
+			}
+		},
 	}
 	for informer, mark := range marks {
 		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -355,9 +362,16 @@ func (s *services) slicesOf(owner reconcile.Owner) []*discoveryv1.EndpointSlice 
 	return slices
 }
 
-// translate returns the rows that one Service object asks for, and has its health answered for. Listers and indexes read memory,
+// translate returns the rows that one Service, or one pod with host ports, asks for, and has its health answered for. Listers and indexes read memory,
 // and know but one error: that the object is not there, and so asks for nothing.
 func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
+	if name, ok := desired.CutPodName(owner.Name); ok {
+		pod, err := s.pods.Pods(owner.Namespace).Get(name)
+		if err != nil || pod.Spec.NodeName != s.nodeName {
+			return nil, nil
+		}
+		return translate.HostPorts(pod), nil
+	}
 	svc, err := s.services.Services(owner.Namespace).Get(owner.Name)
 	if err != nil {
 		s.health.Remove(owner.Namespace, owner.Name)

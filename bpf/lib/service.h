@@ -72,7 +72,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, struct service);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072);
 } service SEC(".maps");
 
 struct {
@@ -147,7 +147,8 @@ INLINE bool nodeport_in_range(__be16 port)
 }
 
 /* frontend_lookup finds who serves {addr, port, proto}. here tells whether
- * 127.0.0.0/8 means this node (it does not inside a pod).
+ * 127.0.0.0/8 means this node (it does not inside a pod). Host ports may have
+ * any number, so every port of the node's addresses is looked for.
  */
 INLINE struct frontend *frontend_lookup(const struct addr *addr, __be16 port,
 					__u8 proto, bool here)
@@ -157,12 +158,14 @@ INLINE struct frontend *frontend_lookup(const struct addr *addr, __be16 port,
 		.port = port,
 		.proto = proto,
 	};
-	struct frontend *f = bpf_map_lookup_elem(&frontend, &key);
+	bool loopback = addr_loopback(addr);
+	struct frontend *f;
 
-	if (f || !nodeport_in_range(port))
-		return f;
-	if (!(here && addr_loopback(addr)) && !node_is_local(addr))
+	if (loopback && !here)
 		return NULL;
+	f = bpf_map_lookup_elem(&frontend, &key);
+	if (f || (!loopback && !node_is_local(addr)))
+		return f;
 	if (addr_is_v4(addr))
 		addr_set_v4(&key.addr, 0);
 	else

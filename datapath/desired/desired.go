@@ -36,6 +36,7 @@ func (p Protocol) String() string {
 
 // PortName names one port of one Service. Every frontend of that port, on whichever address, leads to the same backends.
 type PortName struct {
+	// Service is the name of the Service, or of whatever else has frontends: see [PodName].
 	Namespace, Service string
 	// Port is the name of the port in the Service's spec, empty for a single unnamed one.
 	Port string
@@ -44,6 +45,14 @@ type PortName struct {
 	// Local tells the backends on this node alone, which a traffic policy may ask for, from all.
 	Local bool
 }
+
+// PodName stands in the place of a Service's name for the host ports of a pod. No Service can have it.
+func PodName(pod string) string { return podPrefix + pod }
+
+// CutPodName returns the name of the pod that PodName was given; false: the name is a Service's.
+func CutPodName(name string) (pod string, ok bool) { return strings.CutPrefix(name, podPrefix) }
+
+const podPrefix = "pod/"
 
 // String returns namespace/service, with :port appended for a named port, and what else it needs to be told from others.
 func (n PortName) String() string {
@@ -96,6 +105,8 @@ const (
 	NodePort
 	ExternalIP
 	LoadBalancer
+	// HostPort is of a pod, not of a Service.
+	HostPort
 )
 
 // String returns the name of the kind.
@@ -109,6 +120,8 @@ func (k Kind) String() string {
 		return "ExternalIP"
 	case LoadBalancer:
 		return "LoadBalancer"
+	case HostPort:
+		return "HostPort"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
