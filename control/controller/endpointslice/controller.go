@@ -62,7 +62,8 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, r
 		triggers:     endpointsliceutil.NewTriggerTimeTracker(),
 		recorder:     recorder,
 	}
-	c.reconciler = endpointslice.NewReconciler(client, core.Nodes().Lister(), perSlice, c.tracker, nil, recorder, managedBy)
+	c.reconciler = endpointslice.NewReconciler(client, core.Nodes().Lister(), perSlice, c.tracker, nil, recorder, managedBy,
+		endpointslice.WithPreferSameTrafficDistributionEnabled(true))
 	c.queue = queue.New("endpointslice", c.sync, logger)
 	if err := membership.AddIndex(core.Services().Informer()); err != nil {
 		return nil, err
