@@ -52,15 +52,11 @@ INLINE bool route_find(struct __sk_buff *skb, const struct packet *p,
 		       struct route *r)
 {
 	struct bpf_fib_lookup fib = {};
-	__u32 in;
 	long err;
 
 	route_query(&fib, skb, p);
-	in = fib.ifindex;
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return false;
-	if (fib.ifindex == in)
 		return false;
 	r->ifindex = fib.ifindex;
 	if (p->v6)

@@ -45,8 +45,6 @@ type nodeConfig struct {
 	join joinConfig
 	// nodes is how many nodes this machine has: beyond the first each has a network namespace of its own.
 	nodes int
-	// tunnel is when pods' packets to other nodes are wrapped: "auto" or "always".
-	tunnel string
 }
 
 // joinConfig is what `skep agent` is told of its cluster.
@@ -60,7 +58,6 @@ func defaultNodeConfig() nodeConfig {
 		apiPort:      6443,
 		agentPort:    10250,
 		nodes:        1,
-		tunnel:       "auto",
 	}
 }
 
@@ -80,7 +77,7 @@ func (c nodeConfig) args() []string {
 		args = append(args, "--node-ip", commas(c.ips))
 	}
 	if c.agent {
-		args = append(args, "--containerd-address", c.containerd, "--tunnel", c.tunnel)
+		args = append(args, "--containerd-address", c.containerd)
 	}
 	if c.server {
 		args = append(args, "--service-cidr", commas(c.serviceCIDRs), "--pod-cidr", commas(c.podCIDRs), "--server-name", strings.Join(c.serverNames, ","))

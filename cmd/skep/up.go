@@ -119,7 +119,6 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 func (o *startOptions) agentFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
-	f.StringVar(&o.node.tunnel, "tunnel", o.node.tunnel, "when pods' packets to other nodes go through VXLAN: auto (to nodes on no network of this one) or always")
 }
 
 func (o *startOptions) run(cmd *cobra.Command) error {
@@ -159,9 +158,6 @@ func (o *startOptions) run(cmd *cobra.Command) error {
 func (o *startOptions) parse() error {
 	if o.node.nodes < 1 || o.node.nodes > maxNodes {
 		return fmt.Errorf("--nodes %d: want 1 to %d", o.node.nodes, maxNodes)
-	}
-	if o.node.tunnel != "auto" && o.node.tunnel != "always" {
-		return fmt.Errorf("--tunnel %q: want auto or always", o.node.tunnel)
 	}
 	if o.node.server {
 		return o.node.parseFamilies(o.nodeIPs, o.serviceCIDRs, o.podCIDRs)
