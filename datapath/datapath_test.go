@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/skep-io/skep/datapath/desired"
 	skepnetns "github.com/skep-io/skep/datapath/netns"
 	"github.com/skep-io/skep/datapath/podnet"
 )
@@ -244,7 +245,7 @@ type pod struct {
 
 func (n *node) addPod(t testing.TB, name string) pod {
 	t.Helper()
-	a, err := n.Attach(t.Context(), podnet.Pod{UID: "uid-" + name, Namespace: "default", Name: name})
+	a, err := n.Attach(t.Context(), podnet.Pod{UID: "uid-" + name, Namespace: "default", Name: name, Identity: desired.Identity{Namespace: "default"}})
 	must(t, err)
 	ns, err := os.Open(a.NetNS)
 	must(t, err)
