@@ -140,6 +140,8 @@ int from_net(struct __sk_buff *skb)
 	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
 	p = &f->packet;
+	if (pods_contain(&p->src))
+		return flow_drop(skb, DROP_SPOOFED, PLACE_FROM_NET);
 	if (p->quote)
 		return report(skb, f);
 	if (!p->has_ports)

@@ -195,6 +195,10 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgToNet, udpFrame(a, out), pass, udpFrame(snat, out)),
 			refused(abi.ProgToNet, udpFrame(at(podB, 7), out), reason("ports_exhausted")),
 		}},
+		{"outside with the source of a pod of this node", []hop{
+			refused(abi.ProgFromNet, fromOut(udpFrame(a, b)), reason("spoofed")),
+			refused(abi.ProgFromNet, fromOut(tcpFrame(a, node, syn)), reason("spoofed")),
+		}},
 		{"outside to a pod", []hop{
 			to(abi.ProgFromNet, fromOut(udpFrame(out, b)), redirect, hopped(fromOut(udpFrame(out, b)))),
 		}},
