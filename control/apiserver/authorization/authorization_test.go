@@ -111,16 +111,17 @@ func TestAuthorize(t *testing.T) {
 		"node, its pod's config map":   {node, get("configmaps", "c1"), true},
 		"node, all secrets":            {node, list("secrets", ""), false},
 		"node, its pods":               {node, list("pods", "spec.nodeName=n1"), true},
-		"node, other node's pods":      {node, list("pods", "spec.nodeName=n2"), false},
-		"node, all but its pods":       {node, list("pods", "spec.nodeName!=n1"), false},
-		"node, its new pod":            {node, get("pods", "young"), true},
-		"node, ephemeral's secret":     {node, get("secrets", "s3"), true},
-		"node, all pods":               {node, list("pods", ""), false},
-		"node, its pod":                {node, get("pods", "p1"), true},
-		"node, another pod":            {node, get("pods", "p2"), false},
-		"node, services":               {node, list("services", ""), true},
-		"node's DNS configuration":     {node, authorizer.AttributesRecord{Verb: "watch", Namespace: "kube-system", Resource: "configmaps", Name: "skep-dns", ResourceRequest: true, APIVersion: "v1"}, true},
-		"node without the group":       {someone("system:node:n1"), list("services", ""), false},
+		// Network policies are about the pods of all nodes.
+		"node, other node's pods":  {node, list("pods", "spec.nodeName=n2"), true},
+		"node, all but its pods":   {node, list("pods", "spec.nodeName!=n1"), true},
+		"node, its new pod":        {node, get("pods", "young"), true},
+		"node, ephemeral's secret": {node, get("secrets", "s3"), true},
+		"node, all pods":           {node, list("pods", ""), true},
+		"node, its pod":            {node, get("pods", "p1"), true},
+		"node, another pod":        {node, get("pods", "p2"), false},
+		"node, services":           {node, list("services", ""), true},
+		"node's DNS configuration": {node, authorizer.AttributesRecord{Verb: "watch", Namespace: "kube-system", Resource: "configmaps", Name: "skep-dns", ResourceRequest: true, APIVersion: "v1"}, true},
+		"node without the group":   {someone("system:node:n1"), list("services", ""), false},
 	} {
 		r := c.what
 		r.User = c.who
