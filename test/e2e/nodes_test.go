@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine is three nodes in one network namespace and those that it makes.
+type machine struct{ name, dir, binary string }
+
+func (m machine) places() []string {
+	return []string{"--data-dir", m.dir + "/data", "--run-dir", m.dir + "/run", "--bpf-dir", "/sys/fs/bpf/" + m.name, "--cgroup", m.name}
+}
+
+// in runs skep in the network namespace of a node, counted from 1.
+func (m machine) in(node int, args ...string) (string, error) {
+	netns, run := "/run/netns/"+m.name, m.dir+"/run"
+	if node > 1 {
+		run = fmt.Sprintf("%s/run/nodes/node-%d", m.dir, node)
+		netns = run + "/host.netns"
+	}
+	if args[0] == "image" {
+		args = append(args, "--run-dir", run)
+	}
+	cmd := exec.Command("nsenter", append([]string{"--net=" + netns, m.binary}, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+m.dir+"/data/kubeconfig")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func newMachine(t *testing.T) machine {
+	t.Helper()
+	m := machine{name: "skep-e2e-n" + strconv.Itoa(os.Getpid()), dir: t.TempDir(), binary: shared.binary}
+	if out, err := exec.Command("bash", "-ec", "ip netns add "+m.name+"; ip -n "+m.name+" link set lo up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := m.in(1, append([]string{"down", "--purge"}, m.places()...)...); err != nil {
+			t.Errorf("down: %v: %s", err, out)
+		}
+		if out, err := exec.Command("ip", "netns", "del", m.name).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	must(t)(m.in(1, append([]string{"up", "--detach", "--nodes", "3", "--node-name", "node-1", "--service-cidr", "10.98.0.0/16", "--pod-cidr", "10.246.0.0/16"}, m.places()...)...))
+	return m
+}
+
+const echoOn = `{apiVersion: v1, kind: Pod, metadata: {name: echo-%[1]d, labels: {app: echo}}, spec: {nodeName: node-%[1]d, terminationGracePeriodSeconds: 1,
+  containers: [{name: echo, image: "skep.dev/skep:self", imagePullPolicy: Never, args: [serve, echo], readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}}]}}
+---
+`
+
+func TestNodes(t *testing.T) {
+	m, must := newMachine(t), must(t)
+	manifest := `{apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}}
+---
+`
+	for n := 1; n <= 3; n++ {
+		must(m.in(n, "image", "self"))
+		manifest += fmt.Sprintf(echoOn, n)
+	}
+	file := filepath.Join(m.dir, "echo.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(m.in(1, "apply", "-f", file))
+	must(m.in(1, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"))
+	m.reachable(t)
+
+	// An agent that is killed costs nobody a packet, and comes back.
+	lock := m.dir + "/run/nodes/node-2/lock"
+	pid, err := strconv.Atoi(strings.TrimSpace(must(readFile(lock))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.reachable(t)
+	for deadline := time.Now().Add(30 * time.Second); strings.TrimSpace(must(readFile(lock))) == strconv.Itoa(pid); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent of node-2 does not come back")
+		}
+	}
+}
+
+func readFile(name string) (string, error) {
+	data, err := os.ReadFile(name)
+	return string(data), err
+}
+
+// reachable checks pods, Service, name and API from a pod of each node, and node ports from another node.
+func (m machine) reachable(t *testing.T) {
+	t.Helper()
+	must := must(t)
+	for from := 1; from <= 3; from++ {
+		for to := 1; to <= 3; to++ {
+			ip := must(m.in(1, "get", "pod", fmt.Sprintf("echo-%d", to), "-o", "jsonpath={.status.podIP}"))
+			if out := must(m.in(1, "exec", fmt.Sprintf("echo-%d", from), "--", "/skep", "net", "call", "http://"+ip+":8080/")); !strings.Contains(out, fmt.Sprintf("echo-%d", to)) {
+				t.Errorf("pod of node-%d to pod of node-%d: %s", from, to, out)
+			}
+		}
+		for range 3 {
+			must(m.in(1, "exec", fmt.Sprintf("echo-%d", from), "--", "/skep", "net", "call", "http://echo.default.svc.cluster.local/"))
+		}
+		client := from%3 + 1
+		for range 4 {
+			must(m.in(client, "net", "call", fmt.Sprintf("http://198.19.83.%d:30080/", from)))
+		}
+	}
+}
