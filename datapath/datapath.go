@@ -270,11 +270,17 @@ func (d *Datapath) Attach(ctx context.Context, pod podnet.Pod) (podnet.Attachmen
 	return d.pods.Attach(ctx, pod)
 }
 
-// Detach removes a pod's network; a pod without one is no error. The pod's processes must be dead.
-func (d *Datapath) Detach(ctx context.Context, uid string) error { return d.pods.Detach(ctx, uid) }
+// Check says what is wrong with a pod's network: see [podnet.Manager.Check].
+func (d *Datapath) Check(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error) {
+	return d.pods.Check(ctx, pod)
+}
 
-// Retain removes the network of every pod that is not listed.
-func (d *Datapath) Retain(ctx context.Context, uids []string) error { return d.pods.Retain(ctx, uids) }
+// Detach removes a network, by the pod's UID or the name of its sandbox; one that is not there is no error. The pod's processes
+// must be dead.
+func (d *Datapath) Detach(ctx context.Context, id string) error { return d.pods.Detach(ctx, id) }
+
+// Retain removes every network that is not listed.
+func (d *Datapath) Retain(ctx context.Context, ids []string) error { return d.pods.Retain(ctx, ids) }
 
 // Synced is closed when the kernel has every Service that the API had at start, and nothing else.
 func (d *Datapath) Synced() <-chan struct{} { return d.synced }

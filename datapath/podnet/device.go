@@ -18,10 +18,14 @@ import (
 const (
 	// devicePrefix starts the name of every pod's host device, so that they are told from all others.
 	devicePrefix = "skep"
-	// podDevice is the name of the device inside the pod.
+	// podDevice is the name of the device inside the pod, unless somebody asks for another.
 	podDevice = "eth0"
 	// maxAlias is the longest alias that the kernel takes, in bytes.
 	maxAlias = 255
+	// sandboxMark is between a UID and a sandbox's name in an alias; no UID has it.
+	sandboxMark = "="
+	// maxID is the longest name of a network, in bytes: an alias has room for it beside a UID and two addresses.
+	maxID = 144
 	// routeProtocol marks the routes that are ours, in the range that the kernel leaves to others.
 	routeProtocol = 83
 )
@@ -32,18 +36,22 @@ type device struct {
 	index int
 	// hostMAC belongs to the host side, podMAC to the pod's. Both follow from the pod's UID, so they need not be asked for.
 	hostMAC, podMAC net.HardwareAddr
-	// addresses, uid and pod are what the alias says. The primary address comes first; a device that was never finished has none.
+	// inside is the name of the pod's side, known while it is made.
+	inside string
+	// addresses, id, uid and pod are what the alias says. The primary address comes first; a device that was never finished has
+	// none.
 	addresses []netip.Addr
-	uid       string
-	pod       string
+	// id names this network: it is the pod's uid, unless the pod came with a sandbox of somebody else's.
+	id, uid string
+	pod     string
 }
 
 // finished says whether the device's alias names its pod.
 func (d device) finished() bool { return len(d.addresses) > 0 }
 
-// deviceName is the name of a pod's host device: the longest that the kernel takes, 44 bits of them from the UID.
-func deviceName(uid string) string {
-	sum := sha256.Sum256([]byte(uid))
+// deviceName is the name of a host device: the longest that the kernel takes, 44 bits of them from what names the network.
+func deviceName(id string) string {
+	sum := sha256.Sum256([]byte(id))
 	return devicePrefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(devicePrefix)]
 }
 
@@ -57,14 +65,22 @@ func macs(name string) (host, pod net.HardwareAddr) {
 }
 
 func newDevice(pod Pod, addresses []netip.Addr) device {
-	d := device{name: deviceName(pod.UID), addresses: addresses, uid: pod.UID, pod: pod.Namespace + "/" + pod.Name}
+	d := device{name: deviceName(pod.id()), inside: pod.Device, addresses: addresses, id: pod.id(), uid: pod.UID, pod: pod.Namespace + "/" + pod.Name}
+	if d.inside == "" {
+		d.inside = podDevice
+	}
 	d.hostMAC, d.podMAC = macs(d.name)
 	return d
 }
 
-// alias is the record of the device: marker, addresses, UID, pod. Only the last may be cut short; it is for people.
+// alias is the record of the device: marker, addresses, UID, with the sandbox's name where there is one, and pod. Only the last
+// may be cut short; it is for people.
 func (d device) alias() string {
-	s := strings.Join([]string{devicePrefix, joinAddresses(d.addresses), d.uid, d.pod}, " ")
+	owner := d.uid
+	if d.id != d.uid {
+		owner += sandboxMark + d.id
+	}
+	s := strings.Join([]string{devicePrefix, joinAddresses(d.addresses), owner, d.pod}, " ")
 	return s[:min(len(s), maxAlias)]
 }
 
@@ -77,10 +93,14 @@ func parseDevice(attrs *netlink.LinkAttrs) device {
 		return d
 	}
 	addresses, err := splitAddresses(fields[1])
-	if err != nil || deviceName(fields[2]) != d.name {
+	uid, id, sandbox := strings.Cut(fields[2], sandboxMark)
+	if !sandbox {
+		id = uid
+	}
+	if err != nil || deviceName(id) != d.name {
 		return d
 	}
-	d.addresses, d.uid, d.pod = addresses, fields[2], fields[3]
+	d.addresses, d.id, d.uid, d.pod = addresses, id, uid, fields[3]
 	return d
 }
 
@@ -146,7 +166,7 @@ func (d *device) create(h *netlink.Handle, ns *os.File, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = d.name, mtu, d.hostMAC
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = podDevice, uint32(mtu), d.podMAC
+	veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = d.inside, uint32(mtu), d.podMAC
 	veth.PeerNamespace = netlink.NsFd(int(ns.Fd()))
 	if err := h.LinkAdd(veth); err != nil {
 		return fmt.Errorf("create device %s: %w", d.name, err)
@@ -158,7 +178,7 @@ func (d *device) create(h *netlink.Handle, ns *os.File, mtu int) error {
 // configurePod sets up the pod's side; it runs inside the pod's namespace. The pod knows its router's hardware address from
 // the start and the router the pod's, so no packet ever waits for ARP or neighbour discovery.
 func (d device) configurePod(routers families) error {
-	if err := writeSysctls(podSysctls(d.has6())); err != nil {
+	if err := writeSysctls(podSysctls(d.inside, d.has6())); err != nil {
 		return err
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -170,9 +190,9 @@ func (d device) configurePod(routers families) error {
 	if err != nil {
 		return fmt.Errorf("device lo: %w", err)
 	}
-	eth, err := h.LinkByName(podDevice)
+	eth, err := h.LinkByName(d.inside)
 	if err != nil {
-		return fmt.Errorf("device %s: %w", podDevice, err)
+		return fmt.Errorf("device %s: %w", d.inside, err)
 	}
 	if err := h.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("bring up lo in pod: %w", err)
@@ -183,7 +203,7 @@ func (d device) configurePod(routers families) error {
 		}
 	}
 	if err := h.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("bring up %s in pod: %w", podDevice, err)
+		return fmt.Errorf("bring up %s in pod: %w", d.inside, err)
 	}
 	for _, a := range d.addresses {
 		if err := setRouter(h, eth.Attrs().Index, routers.of(a), d.hostMAC); err != nil {

@@ -38,6 +38,33 @@ func createNamespace(path string, home *os.File) (*os.File, error) {
 	return os.Open(path)
 }
 
+// adoptNamespace pins a namespace that somebody else made at path too, so that it is found there as long as its network is. The
+// caller closes the file.
+func adoptNamespace(path string, made *os.File) (*os.File, error) {
+	if ns, err := openNamespace(path); ns != nil || err != nil {
+		return ns, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o400)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", made.Fd()), path, "", unix.MS_BIND, ""); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin network namespace %s at %s: %w", made.Name(), path, err), os.Remove(path))
+	}
+	return os.Open(path)
+}
+
+// sameFile says whether two open files are the same namespace.
+func sameFile(a, b *os.File) bool {
+	one, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	two, err := b.Stat()
+	return err == nil && os.SameFile(one, two)
+}
+
 // openNamespace opens the namespace pinned at path, and returns nil when there is none. A file on which nothing is mounted is
 // what a crash between creating and mounting leaves; it counts as none.
 func openNamespace(path string) (*os.File, error) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,8 +34,24 @@ type Pod struct {
 	// UID names the pod for all of its life; it becomes a file name.
 	UID             string
 	Namespace, Name string
+	// Sandbox names one network of a pod whose networks somebody else asks for: a pod has one after another, and the end of one
+	// may come after the start of the next. It becomes a file name, and is what Detach takes. Empty: the pod has but one, the
+	// UID's.
+	Sandbox string
+	// NetNS is the network namespace where it is there already, nil for a new one. The caller closes it.
+	NetNS *os.File
+	// Device is the name of the device within; empty: eth0.
+	Device string
 	// Identity is what network policies see of it.
 	Identity desired.Identity
+}
+
+// id names the pod's network.
+func (p Pod) id() string {
+	if p.Sandbox != "" {
+		return p.Sandbox
+	}
+	return p.UID
 }
 
 // Attachment is a pod's network, ready for its first packet.
@@ -45,6 +62,11 @@ type Attachment struct {
 	IPs []netip.Addr
 	// MTU is the largest packet that the pod's device sends, in bytes.
 	MTU int
+	// Routers are the next hops of all that the pod sends, one for each of IPs.
+	Routers []netip.Addr
+	// HostDevice is the name of the device's other end. HostMAC and PodMAC are the hardware addresses of the two.
+	HostDevice      string
+	HostMAC, PodMAC net.HardwareAddr
 }
 
 // Programs attaches the packet programs to a pod's host device. AttachPod is idempotent; DetachPod of a device that has none,
@@ -64,7 +86,7 @@ type Endpoints interface {
 
 // Config is what a Manager needs. All fields are required but MTU.
 type Config struct {
-	// Dir is where network namespaces are pinned, one file a pod, named by its UID.
+	// Dir is where network namespaces are pinned, one file a network, named as it is.
 	Dir string
 	// PodCIDRs are this node's ranges of pod addresses, one a family. A pod has an address of each, in this order.
 	PodCIDRs []netip.Prefix
@@ -141,7 +163,7 @@ func (m *Manager) restore() (map[netip.Addr]string, error) {
 			continue
 		}
 		for _, a := range d.addresses {
-			used[a] = d.uid
+			used[a] = d.id
 		}
 	}
 	return used, nil
@@ -150,10 +172,12 @@ func (m *Manager) restore() (map[netip.Addr]string, error) {
 // Attach gives the pod its network, or finds the one it has, and repairs what is missing on the host's side of it. When it
 // returns nil everything is in place before the pod's first packet. On an error nothing of a new pod is left behind.
 func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
-	if pod.UID == "" || strings.ContainsAny(pod.UID, "/ ") || pod.UID[0] == '.' {
-		return Attachment{}, fmt.Errorf("pod %s/%s: %q cannot name a network namespace", pod.Namespace, pod.Name, pod.UID)
+	for _, name := range []string{pod.UID, pod.id()} {
+		if name == "" || strings.ContainsAny(name, "/ ") || name[0] == '.' || len(name) > maxID {
+			return Attachment{}, fmt.Errorf("pod %s/%s: %q cannot name a network namespace", pod.Namespace, pod.Name, name)
+		}
 	}
-	defer m.lock(pod.UID)()
+	defer m.lock(pod.id())()
 	if err := ctx.Err(); err != nil {
 		return Attachment{}, err
 	}
@@ -161,15 +185,28 @@ func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return Attachment{NetNS: m.path(pod.UID), IPs: slices.Clone(d.addresses), MTU: m.cfg.MTU}, nil
+	return m.attachment(d), nil
+}
+
+func (m *Manager) attachment(d device) Attachment {
+	a := Attachment{NetNS: m.path(d.id), IPs: slices.Clone(d.addresses), MTU: m.cfg.MTU, HostDevice: d.name, HostMAC: d.hostMAC, PodMAC: d.podMAC}
+	for _, ip := range d.addresses {
+		a.Routers = append(a.Routers, m.routers.of(ip))
+	}
+	return a
 }
 
 func (m *Manager) ensure(pod Pod) (device, error) {
-	d, err := findDevice(m.host, deviceName(pod.UID))
+	d, err := findDevice(m.host, deviceName(pod.id()))
 	if err != nil {
 		return device{}, err
 	}
-	ns, err := openNamespace(m.path(pod.UID))
+	ns, err := openNamespace(m.path(pod.id()))
+	if err == nil && ns != nil && pod.NetNS != nil && !sameFile(ns, pod.NetNS) {
+		// The name is used again for another namespace: what is known by it is of before.
+		err = errors.Join(ns.Close(), removeNamespace(m.path(pod.id())))
+		ns = nil
+	}
 	switch {
 	case err != nil:
 		return device{}, err
@@ -187,19 +224,19 @@ func (m *Manager) ensure(pod Pod) (device, error) {
 	}
 	d, err = m.create(pod)
 	if err != nil {
-		return device{}, errors.Join(err, m.remove(pod.UID))
+		return device{}, errors.Join(err, m.remove(pod.id()))
 	}
 	return d, nil
 }
 
 // create makes everything from nothing. The alias comes last: it says that the device is finished.
 func (m *Manager) create(pod Pod) (device, error) {
-	addresses, err := m.pools.Allocate(pod.UID)
+	addresses, err := m.pools.Allocate(pod.id())
 	if err != nil {
 		return device{}, err
 	}
 	d := newDevice(pod, addresses)
-	ns, err := createNamespace(m.path(pod.UID), m.hostNS)
+	ns, err := m.namespace(pod)
 	if err != nil {
 		return device{}, err
 	}
@@ -216,13 +253,21 @@ func (m *Manager) create(pod Pod) (device, error) {
 	return d, d.finish(m.host)
 }
 
+// namespace is the pod's: one that it came with, pinned here too, or a new one.
+func (m *Manager) namespace(pod Pod) (*os.File, error) {
+	if pod.NetNS != nil {
+		return adoptNamespace(m.path(pod.id()), pod.NetNS)
+	}
+	return createNamespace(m.path(pod.id()), m.hostNS)
+}
+
 // connect sets up the host's side of a device: programs first, so that no packet passes without them, then the endpoint, and
 // only then is the device brought up and routed to.
 func (m *Manager) connect(d device) error {
 	if err := m.cfg.Programs.AttachPod(d.name, d.index); err != nil {
 		return err
 	}
-	cookie, err := cookieOf(m.path(d.uid), m.hostNS)
+	cookie, err := cookieOf(m.path(d.id), m.hostNS)
 	if err != nil {
 		return err
 	}
@@ -250,40 +295,41 @@ func (m *Manager) Reconnect(ctx context.Context) error {
 		if ctx.Err() != nil || !d.finished() {
 			continue
 		}
-		if err := m.reconnect(d.uid); err != nil {
+		if err := m.reconnect(d.id); err != nil {
 			errs = append(errs, fmt.Errorf("network of pod %s: %w", d.pod, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (m *Manager) reconnect(uid string) error {
-	defer m.lock(uid)()
+func (m *Manager) reconnect(id string) error {
+	defer m.lock(id)()
 	// The device may have been removed since it was listed.
-	d, err := findDevice(m.host, deviceName(uid))
+	d, err := findDevice(m.host, deviceName(id))
 	if err != nil || !d.finished() {
 		return err
 	}
 	return m.connect(d)
 }
 
-// Detach removes the pod's network; a pod without one is no error. The pod's processes must be dead.
-func (m *Manager) Detach(_ context.Context, uid string) error {
-	defer m.lock(uid)()
-	if err := m.remove(uid); err != nil {
-		return fmt.Errorf("network of pod %s: %w", uid, err)
+// Detach removes a network, by the pod's UID or the name of its sandbox; one that is not there is no error. The pod's processes
+// must be dead.
+func (m *Manager) Detach(_ context.Context, id string) error {
+	defer m.lock(id)()
+	if err := m.remove(id); err != nil {
+		return fmt.Errorf("network of pod %s: %w", id, err)
 	}
 	return nil
 }
 
 // remove takes everything of a pod away. The device's alias goes last, being the record of the address that all the rest is
 // known by; without it the device is nobody's, and nobody waits for the kernel to delete it.
-func (m *Manager) remove(uid string) error {
-	d, err := findDevice(m.host, deviceName(uid))
+func (m *Manager) remove(id string) error {
+	d, err := findDevice(m.host, deviceName(id))
 	if err != nil {
 		return err
 	}
-	if err := removeNamespace(m.path(uid)); err != nil {
+	if err := removeNamespace(m.path(id)); err != nil {
 		return err
 	}
 	if d.index != 0 {
@@ -296,7 +342,7 @@ func (m *Manager) remove(uid string) error {
 			}
 		})
 	}
-	m.pools.Release(uid)
+	m.pools.Release(id)
 	return nil
 }
 
@@ -326,29 +372,29 @@ func (m *Manager) retire(d device) error {
 
 // Retain removes the network of every pod that is not listed: namespaces, devices and endpoints. It repairs after a crash and
 // must not run beside Attach of a pod that is not listed.
-func (m *Manager) Retain(_ context.Context, uids []string) error {
+func (m *Manager) Retain(_ context.Context, ids []string) error {
 	keep := map[string]bool{}
-	for _, uid := range uids {
-		keep[uid] = true
+	for _, id := range ids {
+		keep[id] = true
 	}
-	stale, err := m.staleUIDs(keep)
+	stale, err := m.staleIDs(keep)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, uid := range stale {
-		m.cfg.Logger.Info("removing the network of a pod that is gone", "uid", uid)
-		unlock := m.lock(uid)
-		if err := m.remove(uid); err != nil {
-			errs = append(errs, fmt.Errorf("network of pod %s: %w", uid, err))
+	for _, id := range stale {
+		m.cfg.Logger.Info("removing the network of a pod that is gone", "id", id)
+		unlock := m.lock(id)
+		if err := m.remove(id); err != nil {
+			errs = append(errs, fmt.Errorf("network of pod %s: %w", id, err))
 		}
 		unlock()
 	}
 	return errors.Join(append(errs, m.pruneEndpoints())...)
 }
 
-// staleUIDs lists the pods that have a namespace or a device, but are not to be kept.
-func (m *Manager) staleUIDs(keep map[string]bool) ([]string, error) {
+// staleIDs lists the networks that have a namespace or a device, but are not to be kept.
+func (m *Manager) staleIDs(keep map[string]bool) ([]string, error) {
 	var stale []string
 	entries, err := os.ReadDir(m.cfg.Dir)
 	if err != nil {
@@ -364,8 +410,8 @@ func (m *Manager) staleUIDs(keep map[string]bool) ([]string, error) {
 		return nil, err
 	}
 	for _, d := range devices {
-		if d.finished() && !keep[d.uid] && !slices.Contains(stale, d.uid) {
-			stale = append(stale, d.uid)
+		if d.finished() && !keep[d.id] && !slices.Contains(stale, d.id) {
+			stale = append(stale, d.id)
 		}
 	}
 	return stale, nil
@@ -396,13 +442,13 @@ func (m *Manager) pruneEndpoints() error {
 	return errors.Join(errs...)
 }
 
-// path is where the network namespace of a pod is pinned.
-func (m *Manager) path(uid string) string { return filepath.Join(m.cfg.Dir, uid) }
+// path is where a network namespace is pinned.
+func (m *Manager) path(id string) string { return filepath.Join(m.cfg.Dir, id) }
 
-// lock serialises work on one pod and returns its unlock.
-func (m *Manager) lock(uid string) func() {
+// lock serialises work on one network and returns its unlock.
+func (m *Manager) lock(id string) func() {
 	h := fnv.New32a()
-	h.Write([]byte(uid))
+	h.Write([]byte(id))
 	mu := &m.busy[h.Sum32()%uint32(len(m.busy))]
 	mu.Lock()
 	return mu.Unlock

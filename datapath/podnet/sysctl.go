@@ -19,8 +19,8 @@ type sysctl struct{ name, value string }
 // podSysctls are set in each pod's namespace: any process may ping and listen on any port of an address that is the pod's
 // alone. IPv6 stays off on the device as long as the pod has no IPv6 address, lest it send router solicitations for one. With
 // one the kernel adds no other: nobody advertises routers or prefixes here.
-func podSysctls(six bool) []sysctl {
-	conf6 := "net/ipv6/conf/" + podDevice
+func podSysctls(device string, six bool) []sysctl {
+	conf6 := "net/ipv6/conf/" + device
 	list := []sysctl{
 		{"net/ipv4/ping_group_range", "0 2147483647"},
 		{"net/ipv4/ip_unprivileged_port_start", "0"},
