@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,20 +37,22 @@ const (
 // services turns the API's events into kernel state. Handlers only mark what changed; one goroutine does the work, in
 // proportion to the change, as soon as it is free: events that come while it works are taken together.
 type services struct {
-	view      translate.View
-	nodeName  string
-	informers informers.SharedInformerFactory
-	services  corelisters.ServiceLister
-	slices    cache.Indexer
-	nodes     corelisters.NodeLister
-	pods      corelisters.PodLister
-	table     *reconcile.Services
-	health    *health.Server
-	sockets   *reconcile.Sockets
-	remote    *nodes
-	latency   *observe.Latency
-	logger    *slog.Logger
-	handlers  []cache.InformerSynced
+	view     translate.View
+	nodeName string
+	// clusterCIDRs are the addresses of all pods.
+	clusterCIDRs []netip.Prefix
+	informers    informers.SharedInformerFactory
+	services     corelisters.ServiceLister
+	slices       cache.Indexer
+	nodes        corelisters.NodeLister
+	pods         corelisters.PodLister
+	table        *reconcile.Services
+	health       *health.Server
+	sockets      *reconcile.Sockets
+	remote       *nodes
+	latency      *observe.Latency
+	logger       *slog.Logger
+	handlers     []cache.InformerSynced
 
 	// rezoned: view.Zone changed, and the Services are yet to be translated by it.
 	rezoned bool
@@ -63,6 +66,7 @@ type services struct {
 	mu         sync.Mutex
 	dirty      map[reconcile.Owner]struct{}
 	lost       map[reconcile.Owner][]desired.Backend // to which sockets may be stuck
+	ended      map[netip.Addr]struct{}               // of pods, to which sockets may be stuck too
 	since      time.Time                             // of the oldest mark that was not taken yet
 	nodesDirty bool
 }
@@ -73,30 +77,32 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		return nil, err
 	}
 	s := &services{
-		view:      translate.View{NodeName: cfg.NodeName, DNS: cfg.DNS},
-		nodeName:  cfg.NodeName,
-		informers: cfg.Informers,
-		services:  cfg.Informers.Core().V1().Services().Lister(),
-		nodes:     cfg.Informers.Core().V1().Nodes().Lister(),
-		pods:      cfg.Informers.Core().V1().Pods().Lister(),
-		slices:    cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
-		table:     table,
-		sockets:   sockets,
-		health:    health.NewServer(ready, cfg.Logger),
-		remote:    remote,
-		latency:   observe.NewLatency(),
-		logger:    cfg.Logger,
-		wake:      make(chan struct{}, 1),
-		dirty:     map[reconcile.Owner]struct{}{},
-		lost:      map[reconcile.Owner][]desired.Backend{},
+		view:         translate.View{NodeName: cfg.NodeName, DNS: cfg.DNS},
+		nodeName:     cfg.NodeName,
+		clusterCIDRs: cfg.ClusterCIDRs,
+		informers:    cfg.Informers,
+		services:     cfg.Informers.Core().V1().Services().Lister(),
+		nodes:        cfg.Informers.Core().V1().Nodes().Lister(),
+		pods:         cfg.Informers.Core().V1().Pods().Lister(),
+		slices:       cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
+		table:        table,
+		sockets:      sockets,
+		health:       health.NewServer(ready, cfg.Logger),
+		remote:       remote,
+		latency:      observe.NewLatency(),
+		logger:       cfg.Logger,
+		wake:         make(chan struct{}, 1),
+		dirty:        map[reconcile.Owner]struct{}{},
+		lost:         map[reconcile.Owner][]desired.Backend{},
+		ended:        map[netip.Addr]struct{}{},
 	}
 	return s, s.subscribe()
 }
 
 func (s *services) subscribe() error {
-	slices := s.informers.Discovery().V1().EndpointSlices().Informer()
-	if _, exists := slices.GetIndexer().GetIndexers()[indexByService]; !exists {
-		if err := slices.AddIndexers(cache.Indexers{indexByService: serviceKeys}); err != nil {
+	endpoints := s.informers.Discovery().V1().EndpointSlices().Informer()
+	if _, exists := endpoints.GetIndexer().GetIndexers()[indexByService]; !exists {
+		if err := endpoints.AddIndexers(cache.Indexers{indexByService: serviceKeys}); err != nil {
 			return fmt.Errorf("index of endpoint slices: %w", err)
 		}
 	}
@@ -106,7 +112,7 @@ func (s *services) subscribe() error {
 				s.mark(reconcile.Owner{Namespace: svc.Namespace, Name: svc.Name})
 			}
 		},
-		slices: func(obj any) {
+		endpoints: func(obj any) {
 			if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
 				s.markSlice(slice)
 			}
@@ -141,10 +147,14 @@ func (s *services) subscribe() error {
 // serviceKeys is the index function of indexByService.
 func serviceKeys(obj any) ([]string, error) {
 	slice, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+	if !ok {
 		return nil, nil
 	}
-	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+	owner, ok := ownerOf(slice)
+	if !ok {
+		return nil, nil
+	}
+	return []string{owner.Namespace + "/" + owner.Name}, nil
 }
 
 func (s *services) markSlice(slice *discoveryv1.EndpointSlice) {
@@ -158,8 +168,34 @@ func ownerOf(slice *discoveryv1.EndpointSlice) (reconcile.Owner, bool) {
 	return reconcile.Owner{Namespace: slice.Namespace, Name: name}, name != ""
 }
 
-// lose notes the backends that went with a change of a slice.
+// lose notes the backends that went with a change of an object.
 func (s *services) lose(before, after any) {
+	switch before.(type) {
+	case *discoveryv1.EndpointSlice:
+		s.loseSlice(before, after)
+	case *corev1.Pod:
+		s.losePod(before, after)
+	}
+}
+
+// losePod notes a pod that has ended. Its slices may have let go of it long before, but its streams were its own until now.
+func (s *services) losePod(before, after any) {
+	was, _ := before.(*corev1.Pod)
+	is, _ := after.(*corev1.Pod)
+	addresses := translate.PodAddresses(was)
+	if len(addresses) == 0 || is != nil && is.UID == was.UID && len(translate.PodAddresses(is)) > 0 {
+		return
+	}
+	s.mu.Lock()
+	for _, a := range addresses {
+		s.ended[a] = struct{}{}
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+// loseSlice notes the backends that a slice does not hold any more.
+func (s *services) loseSlice(before, after any) {
 	was, ok := before.(*discoveryv1.EndpointSlice)
 	if !ok {
 		return
@@ -241,7 +277,8 @@ func (s *services) run(ctx context.Context, synced chan<- struct{}) {
 // apply brings the kernel up to date with what was marked and with what failed before.
 func (s *services) apply(pruned *bool) error {
 	s.mu.Lock()
-	dirty, lost, nodesDirty, since := s.dirty, s.lost, s.nodesDirty, s.since
+	dirty, lost, ended, nodesDirty, since := s.dirty, s.lost, s.ended, s.nodesDirty, s.since
+	s.ended = map[netip.Addr]struct{}{}
 	s.dirty, s.lost, s.nodesDirty = map[reconcile.Owner]struct{}{}, map[reconcile.Owner][]desired.Backend{}, false
 	s.mu.Unlock()
 
@@ -276,6 +313,7 @@ func (s *services) apply(pruned *bool) error {
 	for owner, backends := range lost {
 		s.reset(owner, ids[owner], backends)
 	}
+	errs = append(errs, s.resetEnded(ended))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -300,10 +338,7 @@ func (s *services) apply(pruned *bool) error {
 
 // reset resets the sockets that are stuck with backends which went, unless these are in another slice by now.
 func (s *services) reset(owner reconcile.Owner, ids []uint32, backends []desired.Backend) {
-	holding := map[desired.Backend]bool{}
-	for _, slice := range s.slicesOf(owner) {
-		translate.Holding(slice, holding)
-	}
+	holding := s.holding(owner)
 	for _, b := range backends {
 		if _, ok := holding[b]; !ok {
 			s.sockets.Reset(ids, b)
@@ -311,7 +346,39 @@ func (s *services) reset(owner reconcile.Owner, ids []uint32, backends []desired
 	}
 }
 
-// resetLost resets the sockets that are stuck with backends which went while no process was there.
+// resetEnded resets the sockets that are stuck with pods which have ended. Whoever has their addresses by now is left alone.
+func (s *services) resetEnded(ended map[netip.Addr]struct{}) error {
+	if len(ended) == 0 {
+		return nil
+	}
+	alive, err := s.podAddresses()
+	if err != nil {
+		return err
+	}
+	for a := range alive {
+		delete(ended, a)
+	}
+	s.sockets.ResetAddresses(ended)
+	return nil
+}
+
+// podAddresses returns the addresses of all pods of the cluster that run.
+func (s *services) podAddresses() (map[netip.Addr]struct{}, error) {
+	pods, err := s.pods.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	alive := make(map[netip.Addr]struct{}, len(pods))
+	for _, pod := range pods {
+		for _, a := range translate.PodAddresses(pod) {
+			alive[a] = struct{}{}
+		}
+	}
+	return alive, nil
+}
+
+// resetLost resets the sockets that are stuck with backends which went while no process was there: datagram sockets whose backend
+// serves no more, and streams whose pod is no more, for a stream may outlive its backend's membership in a Service.
 func (s *services) resetLost() error {
 	list, err := s.services.List(labels.Everything())
 	if err != nil {
@@ -324,18 +391,25 @@ func (s *services) resetLost() error {
 			owners[id] = owner
 		}
 	}
+	alive, err := s.podAddresses()
+	if err != nil {
+		return err
+	}
 	known := map[reconcile.Owner]map[desired.Backend]bool{}
 	return s.sockets.ResetLost(func(id uint32, b desired.Backend) bool {
+		if addr := b.Address.Addr(); b.Protocol == desired.TCP {
+			_, ok := alive[addr]
+			if ok || !slices.ContainsFunc(s.clusterCIDRs, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+				return true
+			}
+		}
 		owner, ok := owners[id]
 		if !ok {
 			return false
 		}
 		holding := known[owner]
 		if holding == nil {
-			holding = map[desired.Backend]bool{}
-			for _, slice := range s.slicesOf(owner) {
-				translate.Holding(slice, holding)
-			}
+			holding = s.holding(owner)
 			// This node's own server is in no slice.
 			for _, server := range s.view.DNS {
 				holding[desired.Backend{Address: server, Protocol: b.Protocol}] = true
@@ -347,19 +421,28 @@ func (s *services) resetLost() error {
 	})
 }
 
+// holding returns the backends that are in a Service's slices, serving or not.
+func (s *services) holding(owner reconcile.Owner) map[desired.Backend]bool {
+	holding := map[desired.Backend]bool{}
+	for _, slice := range s.slicesOf(owner) {
+		translate.Holding(slice, holding)
+	}
+	return holding
+}
+
 // slicesOf returns the EndpointSlices of a Service.
 func (s *services) slicesOf(owner reconcile.Owner) []*discoveryv1.EndpointSlice {
 	objects, err := s.slices.ByIndex(indexByService, owner.Namespace+"/"+owner.Name)
 	if err != nil {
 		s.logger.Error("index of endpoint slices", "error", err)
 	}
-	slices := make([]*discoveryv1.EndpointSlice, 0, len(objects))
+	list := make([]*discoveryv1.EndpointSlice, 0, len(objects))
 	for _, obj := range objects {
 		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-			slices = append(slices, slice)
+			list = append(list, slice)
 		}
 	}
-	return slices
+	return list
 }
 
 // translate returns the rows that one Service, or one pod with host ports, asks for, and has its health answered for. Listers and indexes read memory,
@@ -377,9 +460,9 @@ func (s *services) translate(owner reconcile.Owner) ([]desired.Service, error) {
 		s.health.Remove(owner.Namespace, owner.Name)
 		return nil, nil
 	}
-	slices := s.slicesOf(owner)
-	rows := translate.Service(svc, slices, s.view)
-	port, local, ok := translate.Health(svc, slices, s.view)
+	endpoints := s.slicesOf(owner)
+	rows := translate.Service(svc, endpoints, s.view)
+	port, local, ok := translate.Health(svc, endpoints, s.view)
 	if !ok {
 		s.health.Remove(owner.Namespace, owner.Name)
 		return rows, nil

@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // TestStuckSockets connects sockets of a pod and of the node to a Service by TCP and UDP, takes the backend away, and expects each
@@ -24,28 +26,7 @@ func TestStuckSockets(t *testing.T) {
 	client, gone, stays := n.addPod(t, "client"), n.addPod(t, "gone"), n.addPod(t, "stays")
 	n.addService(t, "gone", "10.97.0.7", 30080, gone)
 	n.addService(t, "stays", "10.97.0.8", 30081, stays)
-	for _, p := range []pod{gone, stays} {
-		in(t, p.ns, func() error {
-			l, err := net.Listen("tcp4", fmt.Sprintf("%s:81", p.address))
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { l.Close() })
-			go hold(l)
-			return nil
-		})
-	}
-	n.changeSlices(t, func(s *discoveryv1.EndpointSlice) {
-		for i := range s.Ports {
-			if s.Ports[i].Protocol != nil && *s.Ports[i].Protocol == "TCP" {
-				port := int32(81)
-				s.Ports[i].Port = &port
-			}
-		}
-	})
-	n.awaitDump(t, func(dump string) bool {
-		return strings.Contains(dump, gone.address.String()+":81") && strings.Contains(dump, stays.address.String()+":81")
-	})
+	n.serveSilently(t, gone, stays)
 
 	const each = 250
 	ended := make(chan error, 4*each)
@@ -116,6 +97,104 @@ func TestStuckSockets(t *testing.T) {
 			t.Errorf("%s to a backend that stays: %v", c.RemoteAddr().Network(), err)
 		}
 	}
+}
+
+// serveSilently has the pods serve by TCP at port 81, where connections stay open, instead of where they did.
+func (n *node) serveSilently(t *testing.T, pods ...pod) {
+	t.Helper()
+	for _, p := range pods {
+		in(t, p.ns, func() error {
+			l, err := net.Listen("tcp4", fmt.Sprintf("%s:81", p.address))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+			go hold(l)
+			return nil
+		})
+	}
+	n.changeSlices(t, func(s *discoveryv1.EndpointSlice) {
+		for i := range s.Ports {
+			if s.Ports[i].Protocol != nil && *s.Ports[i].Protocol == "TCP" {
+				port := int32(81)
+				s.Ports[i].Port = &port
+			}
+		}
+	})
+	n.awaitDump(t, func(dump string) bool {
+		for _, p := range pods {
+			if !strings.Contains(dump, p.address.String()+":81") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// announce makes the pod's object.
+func (n *node) announce(t *testing.T, p pod) {
+	t.Helper()
+	_, err := n.client.CoreV1().Pods("default").Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: p.name, UID: types.UID("uid-" + p.name)},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.address.String(), PodIPs: []corev1.PodIP{{IP: p.address.String()}}},
+	}, metav1.CreateOptions{})
+	must(t, err)
+}
+
+// TestPodsThatVanish: a stream to a backend that leaves its Service without a word goes on, until its pod is gone: also when that
+// happens while the node's process is down. Streams to other pods go on.
+func TestPodsThatVanish(t *testing.T) {
+	n := startNode(t)
+	client := n.addPod(t, "client")
+	vanish, missed, stays := n.addPod(t, "vanish"), n.addPod(t, "missed"), n.addPod(t, "stays")
+	conns := map[string]net.Conn{}
+	for i, p := range []pod{vanish, missed, stays} {
+		n.announce(t, p)
+		n.addService(t, p.name, fmt.Sprintf("10.97.0.%d", 7+i), int32(30080+i), p)
+	}
+	n.serveSilently(t, vanish, missed, stays)
+	in(t, client.ns, func() error {
+		for i, p := range []pod{vanish, missed, stays} {
+			c, err := net.Dial("tcp4", fmt.Sprintf("10.97.0.%d:80", 7+i))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+			conns[p.name] = c
+		}
+		return nil
+	})
+	open := func(name string) {
+		t.Helper()
+		must(t, conns[name].SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+		if _, err := conns[name].Read(make([]byte, 1)); !os.IsTimeout(err) {
+			t.Errorf("stream to %s: %v, want that it is open", name, err)
+		}
+	}
+	reset := func(name string) {
+		t.Helper()
+		must(t, conns[name].SetReadDeadline(time.Now().Add(10*time.Second)))
+		if _, err := conns[name].Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+			t.Errorf("stream to %s: %v, want that it is reset", name, err)
+		}
+	}
+	remove := func(name string) {
+		t.Helper()
+		must(t, n.client.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+	}
+	n.changeSlicesOf(t, "vanish", func(s *discoveryv1.EndpointSlice) { s.Endpoints = nil })
+	n.awaitDump(t, func(dump string) bool { return !strings.Contains(dump, vanish.address.String()+":81") })
+	open("vanish")
+	remove("vanish")
+	reset("vanish")
+	open("missed")
+
+	n.Close()
+	remove("missed")
+	n.changeSlicesOf(t, "missed", func(s *discoveryv1.EndpointSlice) { s.Endpoints = nil })
+	n.start(t)
+	reset("missed")
+	open("stays")
 }
 
 // TestStuckSocketsOfBefore takes a backend away while the node's process is down: the next one resets who is stuck with it, and

@@ -8,6 +8,7 @@
 #define SKEP_PEER_H
 
 #include "addr.h"
+#include "load.h"
 
 /* peer: the address that the program used, and the one it was given. */
 struct peer {
@@ -19,7 +20,8 @@ struct peer {
 	__u32 slot;	/* index of the backend in the service */
 	__u32 revision; /* of the service when slot was known good */
 	__u8 proto;	/* IPPROTO_TCP, IPPROTO_UDP */
-	__u8 pad[3];	/* 0 */
+	__u8 counted;	/* 1: in the load of the backend */
+	__u8 pad[2];	/* 0 */
 	__u64 netns;	/* cookie of the socket's network namespace */
 };
 
@@ -66,26 +68,50 @@ INLINE bool peer_given(const struct peer *p, const struct addr *a, __be16 port)
 	return p->given_port == port && addr_equal(&p->given, a);
 }
 
-/* peer_connected remembers the peer of a connected socket. No room is no
- * error: the socket then shows the backend.
+/* peer_uncount takes a socket out of the load of its backend. */
+INLINE void peer_uncount(struct peer *p)
+{
+	if (p->counted)
+		load_remove(p->service, &p->given, p->given_port);
+	p->counted = 0;
+}
+
+/* peer_connected remembers the peer of a connected socket, and counts it if
+ * the service chooses by load. No room is no error: the socket then shows the
+ * backend. A socket may connect again, and has left its old peer then.
  */
-INLINE void peer_connected(struct bpf_sock_addr *ctx, struct peer *p)
+INLINE void peer_connected(struct bpf_sock_addr *ctx, struct peer *p, bool count)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct peer *old;
+	int err;
 
 	p->proto = ctx->protocol;
 	p->netns = bpf_get_netns_cookie(ctx);
-	bpf_map_update_elem(&peer, &cookie, p, BPF_ANY);
+	if (count)
+		p->counted = load_add(p->service, &p->given, p->given_port);
+	err = bpf_map_update_elem(&peer, &cookie, p, BPF_NOEXIST);
+	if (err == -EEXIST) {
+		old = bpf_map_lookup_elem(&peer, &cookie);
+		if (old)
+			peer_uncount(old);
+		err = bpf_map_update_elem(&peer, &cookie, p, BPF_ANY);
+	}
+	if (err)
+		peer_uncount(p);
 }
 
 /* peer_released forgets what a socket was given. */
 INLINE void peer_released(struct bpf_sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct peer *p = bpf_map_lookup_elem(&peer, &cookie);
 
 	/* Looking first spares most sockets the lock of a bucket. */
-	if (bpf_map_lookup_elem(&peer, &cookie))
-		bpf_map_delete_elem(&peer, &cookie);
+	if (!p)
+		return;
+	peer_uncount(p);
+	bpf_map_delete_elem(&peer, &cookie);
 }
 
 /* datagram_find finds what the socket was last given for an asked address. */

@@ -11,6 +11,7 @@
 
 #include "addr.h"
 #include "config.h"
+#include "load.h"
 #include "node.h"
 
 struct frontend_key {
@@ -37,7 +38,7 @@ enum service_flag {
 			     * are backends on other nodes, and balancers
 			     * outside are about to find out
 			     */
-	SERVICE_LEAST = 2, /* choose the less busy one of two */
+	SERVICE_LEAST = 2, /* choose the less busy one of two: see load.h */
 };
 
 struct service {
@@ -258,8 +259,32 @@ INLINE struct backend *service_ring(__u32 id, const struct service *s,
 	return *index < s->backends ? slot_get(id, *index) : NULL;
 }
 
+/* service_least picks the backend with fewer connections of two at random (M.
+ * Mitzenmacher, The Power of Two Choices, 2001): nearly as even as the least of
+ * all, for the cost of two look-ups, and new backends are not rushed at.
+ */
+INLINE struct backend *service_least(__u32 id, const struct service *s,
+				     __u32 *index)
+{
+	struct backend *one = service_random(id, s, index), *two;
+	__u32 other;
+
+	if (!one || s->backends < 2)
+		return one;
+	/* Another than the first, each as likely. */
+	other = ((__u64)bpf_get_prandom_u32() * (s->backends - 1)) >> 32;
+	if (other >= *index)
+		other++;
+	two = slot_get(id, other);
+	if (!two || load_of(id, &one->addr, one->port) <=
+			    load_of(id, &two->addr, two->port))
+		return one;
+	*index = other;
+	return two;
+}
+
 /* service_pick picks a backend: by the hash of the flow if there is one and
- * the service has a ring, else at random.
+ * the service has a ring, else as the service says.
  */
 INLINE struct backend *service_pick(__u32 id, const struct service *s,
 				    __u32 hash, __u32 *index)
@@ -268,7 +293,10 @@ INLINE struct backend *service_pick(__u32 id, const struct service *s,
 
 	if (hash && s->ring_size)
 		b = service_ring(id, s, hash, index);
-	return b ? b : service_random(id, s, index);
+	if (b)
+		return b;
+	return s->flags & SERVICE_LEAST ? service_least(id, s, index)
+					: service_random(id, s, index);
 }
 
 /* service_choose picks a backend for a client; NULL: there is none. The index

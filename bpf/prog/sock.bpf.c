@@ -79,7 +79,7 @@ INLINE enum outcome connect(struct bpf_sock_addr *ctx, struct peer *p)
 	if (o == TRANSLATE)
 		o = choose(p, s, &client);
 	if (o == TRANSLATE)
-		peer_connected(ctx, p);
+		peer_connected(ctx, p, s->flags & SERVICE_LEAST);
 	return o;
 }
 

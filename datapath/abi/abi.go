@@ -34,6 +34,8 @@ type (
 	AffinityKey = netdevAffinityKey
 	// Affinity is the backend that such a client has.
 	Affinity = netdevAffinity
+	// LoadKey is a backend whose connections are counted.
+	LoadKey = netdevLoadKey
 	// RingBlock are some places of a ring.
 	RingBlock = netdevRingBlock
 	// SourceRangeKey is a source that may use a service.
@@ -86,6 +88,7 @@ const (
 const (
 	FrontendSourceRanges = netdevFrontendFlagFRONTEND_SOURCE_RANGES
 	ServiceSilent        = netdevServiceFlagSERVICE_SILENT
+	ServiceLeast         = netdevServiceFlagSERVICE_LEAST
 )
 
 // Bits of Conntrack.Flags; bpf/lib/conntrack.h says what each means.
@@ -140,6 +143,7 @@ const (
 	MapPeer        = sockMapPeer
 	MapAffinity    = netdevMapAffinity
 	MapFragment    = netdevMapFragment
+	MapLoad        = netdevMapLoad
 	MapRing        = netdevMapRing
 	MapSourceRange = netdevMapSourceRange
 	MapDatagram    = sockMapDatagram

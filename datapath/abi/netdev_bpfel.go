@@ -243,6 +243,14 @@ type netdevFrontendKey struct {
 	Pad   uint8
 }
 
+type netdevLoadKey struct {
+	_       structs.HostLayout
+	Addr    netdevAddr
+	Service uint32
+	Port    uint16
+	Pad     uint16
+}
+
 type netdevNetwork struct {
 	_    structs.HostLayout
 	Addr struct {
@@ -358,6 +366,7 @@ const (
 	netdevMapFragment        = "fragment"
 	netdevMapFrontend        = "frontend"
 	netdevMapIdentity        = "identity"
+	netdevMapLoad            = "load"
 	netdevMapNode            = "node"
 	netdevMapPolicy          = "policy"
 	netdevMapPorts           = "ports"
@@ -446,6 +455,7 @@ type netdevMapSpecs struct {
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
+	Load        *ebpf.MapSpec `ebpf:"load"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
 	Policy      *ebpf.MapSpec `ebpf:"policy"`
 	Ports       *ebpf.MapSpec `ebpf:"ports"`
@@ -508,6 +518,7 @@ type netdevMaps struct {
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
+	Load        *ebpf.Map `ebpf:"load"`
 	Node        *ebpf.Map `ebpf:"node"`
 	Policy      *ebpf.Map `ebpf:"policy"`
 	Ports       *ebpf.Map `ebpf:"ports"`
@@ -530,6 +541,7 @@ func (m *netdevMaps) Close() error {
 		m.Fragment,
 		m.Frontend,
 		m.Identity,
+		m.Load,
 		m.Node,
 		m.Policy,
 		m.Ports,

@@ -26,6 +26,7 @@ const (
 	podMapFragment        = "fragment"
 	podMapFrontend        = "frontend"
 	podMapIdentity        = "identity"
+	podMapLoad            = "load"
 	podMapNode            = "node"
 	podMapPolicy          = "policy"
 	podMapPorts           = "ports"
@@ -114,6 +115,7 @@ type podMapSpecs struct {
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
+	Load        *ebpf.MapSpec `ebpf:"load"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
 	Policy      *ebpf.MapSpec `ebpf:"policy"`
 	Ports       *ebpf.MapSpec `ebpf:"ports"`
@@ -176,6 +178,7 @@ type podMaps struct {
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
+	Load        *ebpf.Map `ebpf:"load"`
 	Node        *ebpf.Map `ebpf:"node"`
 	Policy      *ebpf.Map `ebpf:"policy"`
 	Ports       *ebpf.Map `ebpf:"ports"`
@@ -198,6 +201,7 @@ func (m *podMaps) Close() error {
 		m.Fragment,
 		m.Frontend,
 		m.Identity,
+		m.Load,
 		m.Node,
 		m.Policy,
 		m.Ports,

@@ -97,6 +97,14 @@ type sockFrontendKey struct {
 	Pad   uint8
 }
 
+type sockLoadKey struct {
+	_       structs.HostLayout
+	Addr    sockAddr
+	Service uint32
+	Port    uint16
+	Pad     uint16
+}
+
 type sockNetwork struct {
 	_    structs.HostLayout
 	Addr struct {
@@ -124,7 +132,8 @@ type sockPeer struct {
 	Slot      uint32
 	Revision  uint32
 	Proto     uint8
-	Pad       [3]uint8
+	Counted   uint8
+	Pad       [2]uint8
 	_         [4]byte
 	Netns     uint64
 }
@@ -177,6 +186,7 @@ const (
 	sockMapDevice          = "device"
 	sockMapDrop            = "drop"
 	sockMapFrontend        = "frontend"
+	sockMapLoad            = "load"
 	sockMapNetns           = "netns"
 	sockMapNode            = "node"
 	sockMapPeer            = "peer"
@@ -273,6 +283,7 @@ type sockMapSpecs struct {
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Load        *ebpf.MapSpec `ebpf:"load"`
 	Netns       *ebpf.MapSpec `ebpf:"netns"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
 	Peer        *ebpf.MapSpec `ebpf:"peer"`
@@ -329,6 +340,7 @@ type sockMaps struct {
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Load        *ebpf.Map `ebpf:"load"`
 	Netns       *ebpf.Map `ebpf:"netns"`
 	Node        *ebpf.Map `ebpf:"node"`
 	Peer        *ebpf.Map `ebpf:"peer"`
@@ -345,6 +357,7 @@ func (m *sockMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Frontend,
+		m.Load,
 		m.Netns,
 		m.Node,
 		m.Peer,

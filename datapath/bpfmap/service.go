@@ -65,9 +65,9 @@ type ServiceRow struct {
 	ID, Slots uint32
 	// Revision must differ from the last one when a slot was changed.
 	Revision uint32
-	// Affinity and Silent are as in [desired.Service].
-	Affinity uint32
-	Silent   bool
+	// Affinity, Silent and Least are as in [desired.Service].
+	Affinity      uint32
+	Silent, Least bool
 	// Ring is the first block of its ring, RingSize how many places that has; 0: it has none.
 	Ring, RingSize uint32
 }
@@ -77,7 +77,18 @@ func (r ServiceRow) value() abi.Service {
 	if r.Silent {
 		s.Flags |= abi.ServiceSilent
 	}
+	if r.Least {
+		s.Flags |= abi.ServiceLeast
+	}
 	return s
+}
+
+func rowOf(id uint32, s abi.Service) ServiceRow {
+	return ServiceRow{
+		ID: id, Slots: s.Backends, Revision: s.Revision, Affinity: s.Affinity,
+		Silent: s.Flags&abi.ServiceSilent != 0, Least: s.Flags&abi.ServiceLeast != 0,
+		Ring: s.Ring, RingSize: s.RingSize,
+	}
 }
 
 // PutService writes a service.
@@ -168,7 +179,7 @@ func (m *Maps) Services() (ServiceTables, error) {
 		if err != nil {
 			return kernel, err
 		}
-		s.Row = ServiceRow{id, row.Backends, row.Revision, row.Affinity, row.Flags&abi.ServiceSilent != 0, row.Ring, row.RingSize}
+		s.Row = rowOf(id, row)
 		kernel.Services[id] = s
 	}
 	return kernel, nil

@@ -180,6 +180,8 @@ type Service struct {
 	Silent bool
 	// Ring gives clients outside the same backend on every node.
 	Ring bool
+	// Least has clients in the cluster choose the backend with fewer connections from this node, of two at random.
+	Least bool
 	// SourceRanges are who may use the restricted frontends, sorted.
 	SourceRanges []netip.Prefix
 }
@@ -187,7 +189,7 @@ type Service struct {
 // Equal says whether both rows ask for the same kernel state.
 func (s Service) Equal(o Service) bool {
 	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends) &&
-		s.Affinity == o.Affinity && s.Silent == o.Silent && s.Ring == o.Ring && slices.Equal(s.SourceRanges, o.SourceRanges)
+		s.Affinity == o.Affinity && s.Silent == o.Silent && s.Ring == o.Ring && s.Least == o.Least && slices.Equal(s.SourceRanges, o.SourceRanges)
 }
 
 // Endpoint is a pod of this node as the programs see it.

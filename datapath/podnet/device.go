@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/skep-io/skep/datapath/rtnl"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -135,7 +136,7 @@ func isPodDevice(link netlink.Link) bool {
 
 // podDevices lists the host devices of all pods, finished or not.
 func podDevices(h *netlink.Handle) ([]device, error) {
-	links, err := h.LinkList()
+	links, err := rtnl.Dump(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

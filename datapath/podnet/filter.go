@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/skep-io/skep/datapath/rtnl"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,7 @@ func DetachFilters(ifindex int) error {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
 	others := 0
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		filters, err := netlink.FilterList(link, parent)
+		filters, err := rtnl.Dump(func() ([]netlink.Filter, error) { return netlink.FilterList(link, parent) })
 		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			return nil // no device, or nothing that could hold filters
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/skep-io/skep/datapath/rtnl"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -124,7 +125,7 @@ func removeRanges(lo netlink.Link, keep []netip.Prefix) error {
 		return err
 	}
 	filter := &netlink.Route{Protocol: routeProtocol, Type: unix.RTN_UNREACHABLE}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+	routes, err := listRoutes(filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -147,7 +148,7 @@ func removeRanges(lo netlink.Link, keep []netip.Prefix) error {
 
 // removeLabelled removes our IPv4 addresses from lo, but for those to keep.
 func removeLabelled(lo netlink.Link, keep map[string]bool) error {
-	addrs, err := netlink.AddrList(lo, netlink.FAMILY_V4)
+	addrs, err := listAddrs(lo, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("addresses of lo: %w", err)
 	}
@@ -311,13 +312,13 @@ func anyFamily(ip net.IP) (netip.Addr, bool) {
 
 // listUplinks lists the devices that have addresses which are wanted, save lo and ours, by index.
 func listUplinks(wanted func(net.IP) (netip.Addr, bool)) ([]Uplink, error) {
-	links, err := netlink.LinkList()
+	links, err := rtnl.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
 	byIndex := map[int][]netip.Addr{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		addrs, err := netlink.AddrList(nil, family)
+		addrs, err := listAddrs(nil, family)
 		if err != nil {
 			return nil, fmt.Errorf("list addresses: %w", err)
 		}
@@ -400,7 +401,7 @@ func cleanupRoutes() error {
 	if err := removeRanges(lo, nil); err != nil {
 		return err
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := listRoutes(&netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -410,4 +411,14 @@ func cleanupRoutes() error {
 		}
 	}
 	return nil
+}
+
+// listRoutes lists the routes of all families that are like filter in what mask says (netlink.RT_FILTER_*).
+func listRoutes(filter *netlink.Route, mask uint64) ([]netlink.Route, error) {
+	return rtnl.Dump(func() ([]netlink.Route, error) { return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, mask) })
+}
+
+// listAddrs lists the addresses of a device, or of all if it is nil.
+func listAddrs(link netlink.Link, family int) ([]netlink.Addr, error) {
+	return rtnl.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 }

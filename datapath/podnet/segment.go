@@ -58,15 +58,11 @@ func (s Segment) Ensure() error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	bridge, err := createNamespace(s.bridge(), home)
+	bridge, within, err := s.openBridge(home)
 	if err != nil {
 		return err
 	}
 	defer bridge.Close()
-	within, err := netlink.NewHandleAt(netns.NsHandle(bridge.Fd()))
-	if err != nil {
-		return err
-	}
 	defer within.Close()
 	if err := within.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeDevice, MTU: s.MTU}}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("bridge of the nodes: %w", err)
@@ -75,6 +71,20 @@ func (s Segment) Ensure() error {
 		return err
 	}
 	return s.join(home, bridge, within, s.Device, "node-1", 1)
+}
+
+// openBridge opens the bridge's namespace, which it makes if it is not there. The caller closes both.
+func (s Segment) openBridge(home *os.File) (*os.File, *netlink.Handle, error) {
+	bridge, err := createNamespace(s.bridge(), home)
+	if err != nil {
+		return nil, nil, err
+	}
+	within, err := netlink.NewHandleAt(netns.NsHandle(bridge.Fd()))
+	if err != nil {
+		bridge.Close()
+		return nil, nil, err
+	}
+	return bridge, within, nil
 }
 
 // EnsureNode makes the namespace of the n-th node, of that name, joins it to the bridge, and leads what is meant for elsewhere to
@@ -93,15 +103,11 @@ func (s Segment) EnsureNode(n int, name string) error {
 		return err
 	}
 	defer ns.Close()
-	bridge, err := createNamespace(s.bridge(), home)
+	bridge, within, err := s.openBridge(home)
 	if err != nil {
 		return err
 	}
 	defer bridge.Close()
-	within, err := netlink.NewHandleAt(netns.NsHandle(bridge.Fd()))
-	if err != nil {
-		return err
-	}
 	defer within.Close()
 	if err := s.join(ns, bridge, within, segmentDevice, name, n); err != nil {
 		return err

@@ -205,6 +205,7 @@ func randomRows(random *rand.Rand, name string) []desired.Service {
 	all := row(name, frontends, randomBackends(random))
 	all.Ring = random.IntN(2) == 0
 	all.Affinity = uint32(random.IntN(2)) * 60
+	all.Least = random.IntN(2) == 0
 	for i := range 3 {
 		if random.IntN(3) == 0 {
 			all.SourceRanges = append(all.SourceRanges, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 16))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/skep-io/skep/datapath/rtnl"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -47,7 +48,9 @@ func (t Routes) Apply(want map[netip.Prefix]desired.Route) error {
 
 // List returns the routes that are there.
 func (Routes) List() (map[netip.Prefix]desired.Route, error) {
-	list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: peerProtocol}, netlink.RT_FILTER_PROTOCOL)
+	list, err := rtnl.Dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: peerProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -28,26 +30,70 @@ type Sockets struct {
 	wake   chan struct{}
 
 	mu    sync.Mutex
-	stuck map[stuck]struct{}
+	stuck stuckWith
 }
 
-// stuck are the sockets that asked for a service and were given a backend.
-type stuck struct {
+// stuckWith tells which sockets are to be reset.
+type stuckWith struct {
+	// backends are those that sockets asked a service for, and were given.
+	backends map[served]struct{}
+	// addresses are of backends, whatever the service.
+	addresses map[netip.Addr]struct{}
+}
+
+// served is a backend as one of a service.
+type served struct {
 	service uint32
 	backend desired.Backend
 }
 
+func nobody() stuckWith {
+	return stuckWith{backends: map[served]struct{}{}, addresses: map[netip.Addr]struct{}{}}
+}
+
+// add adds what another tells.
+func (s stuckWith) add(o stuckWith) {
+	maps.Copy(s.backends, o.backends)
+	maps.Copy(s.addresses, o.addresses)
+}
+
+func (s stuckWith) has(p bpfmap.Peer) bool {
+	if _, ok := s.addresses[p.Backend.Address.Addr()]; ok {
+		return true
+	}
+	_, ok := s.backends[served{p.Service, p.Backend}]
+	return ok
+}
+
+// A reset that fails is tried again, as many times as resetAttempts says: a network namespace may go while it is visited.
+const (
+	resetRetry    = 100 * time.Millisecond
+	resetAttempts = 5
+)
+
 // NewSockets returns what resets sockets. Run does its work.
 func NewSockets(m *bpfmap.Maps, visit Visit, logger *slog.Logger) *Sockets {
-	return &Sockets{maps: m, visit: visit, logger: logger, wake: make(chan struct{}, 1), stuck: map[stuck]struct{}{}}
+	return &Sockets{maps: m, visit: visit, logger: logger, wake: make(chan struct{}, 1), stuck: nobody()}
 }
 
 // Reset resets, soon, the sockets that asked for one of the services and have the backend. It is safe for concurrent use.
 func (s *Sockets) Reset(services []uint32, b desired.Backend) {
-	s.mu.Lock()
+	gone := nobody()
 	for _, id := range services {
-		s.stuck[stuck{id, b}] = struct{}{}
+		gone.backends[served{id, b}] = struct{}{}
 	}
+	s.ask(gone)
+}
+
+// ResetAddresses resets, soon, the sockets that asked for any service and have a backend at one of the addresses. It is safe for
+// concurrent use.
+func (s *Sockets) ResetAddresses(addresses map[netip.Addr]struct{}) {
+	s.ask(stuckWith{addresses: addresses})
+}
+
+func (s *Sockets) ask(gone stuckWith) {
+	s.mu.Lock()
+	s.stuck.add(gone)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -55,11 +101,11 @@ func (s *Sockets) Reset(services []uint32, b desired.Backend) {
 	}
 }
 
-// ResetLost resets, soon, the connected datagram sockets whose backend does not hold: those that it lost while no process was there
-// to see it. Streams are left alone, for one may outlive its backend's membership in a Service. It is safe for concurrent use.
+// ResetLost resets, soon, the connected sockets whose backend does not hold: those that it lost while no process was there to see it.
+// It is safe for concurrent use.
 func (s *Sockets) ResetLost(holds func(service uint32, b desired.Backend) bool) error {
 	return s.maps.EachPeer(func(p bpfmap.Peer) bool {
-		if p.Backend.Protocol == desired.UDP && !holds(p.Service, p.Backend) {
+		if !holds(p.Service, p.Backend) {
 			s.Reset([]uint32{p.Service}, p.Backend)
 		}
 		return true
@@ -68,29 +114,40 @@ func (s *Sockets) ResetLost(holds func(service uint32, b desired.Backend) bool) 
 
 // Run resets sockets until ctx ends. What came meanwhile is taken together: the cost is one pass over the connected sockets.
 func (s *Sockets) Run(ctx context.Context) {
+	var again <-chan time.Time
+	failed, attempts := nobody(), 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
+		case <-again:
 		}
+		gone := failed
 		s.mu.Lock()
-		gone := s.stuck
-		s.stuck = map[stuck]struct{}{}
+		gone.add(s.stuck)
+		s.stuck = nobody()
 		s.mu.Unlock()
-		if n, err := s.reset(gone); err != nil {
-			s.logger.Warn("sockets stay connected to backends that are gone", "error", err)
-		} else if n > 0 {
+		n, err := s.reset(gone)
+		if err == nil {
+			failed, attempts, again = nobody(), 0, nil
 			s.logger.Debug("sockets were reset", "sockets", n)
+			continue
 		}
+		if attempts++; attempts < resetAttempts {
+			failed, again = gone, time.After(resetRetry)
+			continue
+		}
+		s.logger.Warn("sockets stay connected to backends that are gone", "error", err)
+		failed, attempts, again = nobody(), 0, nil
 	}
 }
 
 // reset returns how many sockets there were to reset.
-func (s *Sockets) reset(gone map[stuck]struct{}) (int, error) {
+func (s *Sockets) reset(gone stuckWith) (int, error) {
 	cookies, spaces := map[uint64]netip.AddrPort{}, map[uint64]struct{}{}
 	err := s.maps.EachPeer(func(p bpfmap.Peer) bool {
-		if _, ok := gone[stuck{p.Service, p.Backend}]; ok {
+		if gone.has(p) {
 			cookies[p.Cookie], spaces[p.NetNS] = p.Backend.Address, struct{}{}
 		}
 		return true

@@ -9,8 +9,8 @@ import (
 )
 
 // Lost returns the backends to which sockets may be stuck once a slice has changed from before to after; after is nil when it was
-// deleted. A UDP backend is lost when it does not serve any more. A TCP one is lost when its pod has ended, which it was announced to:
-// one that merely leaves a Service keeps its connections, as everywhere.
+// deleted. A UDP backend is lost when it does not serve any more. A TCP one is lost when it had been announced to end: one that merely
+// leaves a Service keeps its connections, as everywhere, until its pod is gone.
 func Lost(before, after *discoveryv1.EndpointSlice) []desired.Backend {
 	holding := map[desired.Backend]bool{}
 	if after != nil {
@@ -20,7 +20,7 @@ func Lost(before, after *discoveryv1.EndpointSlice) []desired.Backend {
 	Holding(before, held)
 	var lost []desired.Backend
 	for b, terminating := range held {
-		if _, ok := holding[b]; !ok && (b.Protocol == desired.UDP || terminating || after == nil) {
+		if _, ok := holding[b]; !ok && (b.Protocol == desired.UDP || terminating) {
 			lost = append(lost, b)
 		}
 	}

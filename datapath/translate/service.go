@@ -12,16 +12,19 @@ import (
 	"github.com/skep-io/skep/datapath/desired"
 )
 
-// annotationBalance says how clients outside are spread over backends: balanceMaglev, which is the default, or balanceRandom.
+// annotationBalance says how clients are spread over backends. Those outside are by the hash of their address and port, alike on
+// every node (balanceMaglev, the default, and balanceLeast), or at random (balanceRandom). Those in the cluster are at random,
+// but with balanceLeast, where the less busy one of two serves.
 const (
 	annotationBalance = "skep.dev/balance"
 	balanceMaglev     = "maglev"
 	balanceRandom     = "random"
+	balanceLeast      = "least"
 )
 
 // balance returns how to spread clients; what the annotation does not know is the default.
 func balance(svc *corev1.Service) string {
-	if b := svc.Annotations[annotationBalance]; b == balanceRandom {
+	if b := svc.Annotations[annotationBalance]; b == balanceRandom || b == balanceLeast {
 		return b
 	}
 	return balanceMaglev
@@ -61,6 +64,7 @@ func portRows(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Add
 		Name:      desired.PortName{Namespace: svc.Namespace, Service: svc.Name, Port: port.Name, V6: clusterIP.Is6()},
 		Frontends: frontends(svc, port, clusterIP, protocol),
 		Affinity:  affinity(svc),
+		Least:     balance(svc) == balanceLeast,
 	}
 	if dns, ok := view.DNS[clusterIP]; ok {
 		row.Backends = []desired.Backend{{Address: dns, Protocol: protocol}}
@@ -79,7 +83,7 @@ func portRows(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Add
 	if !slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Local || f.LocalOutside }) {
 		return []desired.Service{row}
 	}
-	local := desired.Service{Name: row.Name, Affinity: row.Affinity, Backends: backends(all.local(), protocol), Silent: all.any()}
+	local := desired.Service{Name: row.Name, Affinity: row.Affinity, Least: row.Least, Backends: backends(all.local(), protocol), Silent: all.any()}
 	local.Ring = front && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	local.Name.Local = true
 	return []desired.Service{row, local}

@@ -94,6 +94,9 @@ func format(rows []desired.Service) string {
 		if r.Affinity > 0 {
 			fmt.Fprintf(&b, "  affinity %d\n", r.Affinity)
 		}
+		if r.Least {
+			b.WriteString("  least\n")
+		}
 		if r.Silent {
 			b.WriteString("  silent\n")
 		}

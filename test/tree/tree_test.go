@@ -69,8 +69,8 @@ func TestImportRules(t *testing.T) {
 				rule = "control imports datapath only in control/agent"
 			case under(path, containerd) && under(from, "control", "datapath", "dns") && !under(from, "control/agent/runtime", "control/agent/image"):
 				rule = "the containerd client appears only in control/agent/runtime and image"
-			case under(path, netlink) && !under(from, "datapath/podnet", "datapath/reconcile", "test"):
-				rule = "netlink appears only in datapath/podnet and datapath/reconcile"
+			case under(path, netlink) && !under(from, "datapath/podnet", "datapath/reconcile", "datapath/rtnl", "test"):
+				rule = "netlink appears only in datapath/{podnet,reconcile,rtnl}"
 			case under(path, ebpf) && !under(from, "datapath/abi", "datapath/bpfmap", "datapath/load", "datapath/observe", "test"):
 				rule = "cilium/ebpf appears only in datapath/{abi,bpfmap,load,observe}"
 			case under(path, "k8s.io/kubernetes"):
