@@ -123,14 +123,27 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	if err != nil {
 		return fmt.Errorf("node %s: spec.podCIDRs: %w", n.cfg.name, err)
 	}
-	cgroup, err := n.cfg.cgroupRoot()
+	d, err := n.startDatapath(ctx, client, controller.NewInformers(client), podCIDRs)
 	if err != nil {
 		return err
 	}
-	factory := controller.NewInformers(client)
+	net.start(d)
+	if _, err := awaitNode(ctx, client, n.cfg.name, ready); err != nil {
+		return fmt.Errorf("wait for node %s: %w", n.cfg.name, err)
+	}
+	n.clock.reach(nodeReady, n.cfg.name+" "+commas(n.cfg.ips))
+	return nil
+}
+
+// startDatapath starts the data path and DNS for this node's ranges of pod addresses, and the informers, which both use.
+func (n *node) startDatapath(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, podCIDRs []netip.Prefix) (*datapath.Datapath, error) {
+	cgroup, err := n.cfg.cgroupRoot()
+	if err != nil {
+		return nil, err
+	}
 	objects, err := cluster.NewObjects(factory)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var routers []netip.Addr
 	for _, p := range podCIDRs {
@@ -142,19 +155,11 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 		Informers: factory, Events: n.events(ctx, client), Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n.onClose(d.Close)
 	n.clock.reach(networkReady, commas(podCIDRs))
-	if err := n.startDNS(ctx, client, factory, objects, ports(routers, 53)); err != nil {
-		return err
-	}
-	net.start(d)
-	if _, err := awaitNode(ctx, client, n.cfg.name, ready); err != nil {
-		return fmt.Errorf("wait for node %s: %w", n.cfg.name, err)
-	}
-	n.clock.reach(nodeReady, n.cfg.name+" "+commas(n.cfg.ips))
-	return nil
+	return d, n.startDNS(ctx, client, factory, objects, ports(routers, 53))
 }
 
 // events records what the network has to say about objects.
@@ -185,7 +190,7 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 		logger.Warn("names outside the cluster cannot be resolved", "error", err)
 	}
 	pods := cluster.NewPodIndex(client, n.cfg.name, ctx.Done())
-	zone, err := cluster.NewZone(cluster.Config{Domain: defaultDomain, Objects: objects, Pods: pods,
+	zone, err := cluster.NewZone(cluster.Config{Domain: n.cfg.domain, Objects: objects, Pods: pods,
 		Reverse: slices.Concat(n.cfg.serviceCIDRs, n.cfg.podCIDRs)})
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/skep-io/skep/control/agent/runtime"
 	"github.com/skep-io/skep/datapath"
+	"github.com/skep-io/skep/datapath/cni"
 )
 
 // stopTimeout is how long the node's process may take to end before it is killed.
@@ -103,6 +104,9 @@ func ended(fd int, wait time.Duration) bool {
 
 // clean removes what the node left: containers first, whose processes hold the rest, then the network, mounts and cgroups.
 func clean(ctx context.Context, cfg nodeConfig) error {
+	if cni.Installed(cfg.paths.cni()) {
+		return cleanForeign(cfg)
+	}
 	n := &node{cfg: cfg, logger: slog.New(slog.DiscardHandler)}
 	daemon := cfg.daemon()
 	if daemon.Address == "" {
@@ -127,6 +131,24 @@ func clean(ctx context.Context, cfg nodeConfig) error {
 		}
 	}
 	return os.RemoveAll(cfg.paths.run)
+}
+
+// cleanForeign removes the network of somebody else's cluster. Containers and cgroups are not ours; what the container runtime
+// finds goes first, so that it starts no pods meanwhile.
+func cleanForeign(cfg nodeConfig) error {
+	if err := cni.Remove(cfg.paths.cni()); err != nil {
+		return err
+	}
+	if err := datapath.Cleanup(datapath.Config{BPFDir: cfg.paths.bpf, RunDir: cfg.paths.run}); err != nil {
+		return err
+	}
+	if err := unmountBelow(cfg.paths.run); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(cfg.paths.run); err != nil {
+		return err
+	}
+	return cni.Forget(cfg.paths.cni())
 }
 
 // external returns the address of a containerd that is not the node's own, else nothing.

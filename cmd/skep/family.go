@@ -103,17 +103,32 @@ func (c *nodeConfig) parseIPs(values []string) error {
 
 // parseAgentIPs reads the addresses of a node whose cluster is yet to say which families it has.
 func (c *nodeConfig) parseAgentIPs(values []string) error {
-	families := c.podCIDRs
-	c.podCIDRs = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	if len(values) > 0 && !strings.Contains(values[0], ".") {
-		slices.Reverse(c.podCIDRs)
-	}
-	if err := c.parseIPs(values); err != nil {
+	if err := c.parseAnyIPs(values); err != nil {
 		return err
 	}
+	families := c.podCIDRs
+	c.podCIDRs = anyFamilies(values)
 	err := c.complete()
 	c.podCIDRs = families
 	return err
+}
+
+// parseAnyIPs reads at most one address of each family.
+func (c *nodeConfig) parseAnyIPs(values []string) error {
+	families := c.podCIDRs
+	c.podCIDRs = anyFamilies(values)
+	err := c.parseIPs(values)
+	c.podCIDRs = families
+	return err
+}
+
+// anyFamilies are both families, that of the first address first.
+func anyFamilies(values []string) []netip.Prefix {
+	all := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	if len(values) > 0 && !strings.Contains(values[0], ".") {
+		slices.Reverse(all)
+	}
+	return all
 }
 
 // keepFamilies leaves the addresses of the cluster's families, in the cluster's order.
@@ -163,7 +178,11 @@ func (c *nodeConfig) serviceIPs(n int) []netip.Addr {
 // dnsServers leads the cluster's DNS addresses to the node's own servers, each to that of its family.
 func (c *nodeConfig) dnsServers(listen []netip.AddrPort) map[netip.Addr]netip.AddrPort {
 	servers := map[netip.Addr]netip.AddrPort{}
-	for _, ip := range c.serviceIPs(dnsServiceIP) {
+	addresses := c.serviceIPs(dnsServiceIP)
+	if c.foreign != nil {
+		addresses = c.foreign.dns
+	}
+	for _, ip := range addresses {
 		for _, l := range listen {
 			if l.Addr().Is4() == ip.Is4() {
 				servers[ip] = l

@@ -11,9 +11,16 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/skep-io/skep/datapath/cni"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if cni.Invoked() {
+		os.Exit(cni.Plugin())
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 // run executes one command line and returns the exit code.
 func run(args []string) int {
@@ -47,5 +54,6 @@ func ownCommands() []*cobra.Command {
 		benchCommand(),
 		imageCommand(),
 		serveCommand(),
+		cniCommand(),
 	}
 }

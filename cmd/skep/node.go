@@ -110,6 +110,9 @@ func (n *node) close() {
 
 // start starts server and agent side by side and returns when both run, or when one failed.
 func (n *node) start(ctx context.Context) error {
+	if n.cfg.foreign != nil {
+		return n.startForeign(ctx)
+	}
 	var parts errgroup.Group
 	ready, failed := make(chan struct{}), make(chan struct{})
 	parts.Go(func() error {

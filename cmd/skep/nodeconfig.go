@@ -43,6 +43,10 @@ type nodeConfig struct {
 	serverNames []string
 	// join is where an agent that is alone belongs.
 	join joinConfig
+	// domain is the cluster's DNS domain.
+	domain string
+	// foreign is what an agent is told that is the network of somebody else's cluster, nil for any other.
+	foreign *foreignConfig
 	// nodes is how many nodes this machine has: beyond the first each has a network namespace of its own.
 	nodes int
 }
@@ -57,6 +61,7 @@ func defaultNodeConfig() nodeConfig {
 		podCIDRs:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		apiPort:      6443,
 		agentPort:    10250,
+		domain:       defaultDomain,
 		nodes:        1,
 	}
 }
@@ -76,6 +81,9 @@ func (c nodeConfig) args() []string {
 	if len(c.ips) > 0 {
 		args = append(args, "--node-ip", commas(c.ips))
 	}
+	if c.foreign != nil {
+		return append(append(args, "--cluster-domain", c.domain), c.foreign.args()...)
+	}
 	if c.agent {
 		args = append(args, "--containerd-address", c.containerd)
 	}
@@ -92,6 +100,26 @@ func (c nodeConfig) args() []string {
 
 // complete fills in what depends on the machine and checks the rest.
 func (c *nodeConfig) complete() error {
+	if err := c.completeNames(); err != nil {
+		return err
+	}
+	if len(c.ips) == 0 && c.nodes > 1 {
+		// The other nodes reach the first by the network that they share.
+		c.ips = []netip.Addr{c.segment().Address(1)}
+		if ip, err := machineIP(true); err == nil {
+			c.serverNames = append(c.serverNames, ip.String())
+		}
+	}
+	if len(c.ips) == 0 {
+		if err := c.findIPs(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// completeNames fills in the node's name and makes the places independent of the working directory.
+func (c *nodeConfig) completeNames() error {
 	if c.name == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -108,18 +136,6 @@ func (c *nodeConfig) complete() error {
 	}
 	if errs := validation.IsDNS1123Subdomain(c.name); len(errs) > 0 {
 		return fmt.Errorf("node name %q: %s; choose one with --node-name", c.name, strings.Join(errs, ", "))
-	}
-	if len(c.ips) == 0 && c.nodes > 1 {
-		// The other nodes reach the first by the network that they share.
-		c.ips = []netip.Addr{c.segment().Address(1)}
-		if ip, err := machineIP(true); err == nil {
-			c.serverNames = append(c.serverNames, ip.String())
-		}
-	}
-	if len(c.ips) == 0 {
-		if err := c.findIPs(); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -21,3 +21,6 @@ func (p paths) keys() string       { return filepath.Join(p.data, "pki") }
 func (p paths) etcd() string       { return filepath.Join(p.data, "etcd") }
 func (p paths) log() string        { return filepath.Join(p.data, "skep.log") }
 func (p paths) lock() string       { return filepath.Join(p.run, "lock") }
+
+// cni is the record of what a network-only agent installed for the container runtime; it says that there is or was one.
+func (p paths) cni() string { return filepath.Join(p.data, "cni.json") }

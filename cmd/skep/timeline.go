@@ -39,6 +39,7 @@ const (
 	nodeReady       = "node"
 	nodesReady      = "nodes"
 	joined          = "membership"
+	pluginReady     = "CNI plugin"
 )
 
 // lastMilestone is the one after which everything that was asked for is there.
@@ -46,6 +47,8 @@ func (c nodeConfig) lastMilestone() string {
 	switch {
 	case !c.agent:
 		return apiReady
+	case c.foreign != nil:
+		return pluginReady
 	case c.nodes > 1:
 		return nodesReady
 	}

@@ -18,6 +18,7 @@ type startOptions struct {
 	node nodeConfig
 	// as given, before they are parsed
 	nodeIPs, serviceCIDRs, podCIDRs []string
+	foreign                         foreignOptions
 
 	detach   bool
 	ensure   bool
@@ -72,12 +73,19 @@ func agentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Short: "Make this machine a node of a cluster",
 		Long: `Run a node: agent, network and DNS. The first start needs a token and the hash of the cluster's CA, which "skep token create"
-prints on the server; what the node gets for them is kept below --data-dir, and later starts need no flags.`,
-		Example: `  skep agent --server https://192.0.2.10:6443 --token abcdef.0123456789abcdef --ca-hash sha256:…`,
+prints on the server; what the node gets for them is kept below --data-dir, and later starts need no flags.
+
+With --network-only it is the network alone, for a node whose kubelet and control plane are somebody else's: pod network (a CNI
+plugin), Services, NetworkPolicies, DNS. "skep down" on the node removes it.`,
+		Example: `  skep agent --server https://192.0.2.10:6443 --token abcdef.0123456789abcdef --ca-hash sha256:…
+
+  # The network of somebody else's cluster
+  skep agent --network-only --kubeconfig /etc/skep/kubeconfig --node-name worker-1`,
 	}
 	o.complete(cmd)
 	o.agentFlags(cmd)
 	f := cmd.Flags()
+	o.foreignFlags(cmd)
 	f.StringVar(&o.node.join.server, "server", "", "URL of the API server")
 	f.StringVar(&o.node.join.token, "token", "", "bootstrap token; default: $"+tokenEnv)
 	f.StringVar(&o.node.join.caHash, "ca-hash", "", "sha256:… of the public key of the cluster's CA")
@@ -158,6 +166,9 @@ func (o *startOptions) run(cmd *cobra.Command) error {
 func (o *startOptions) parse() error {
 	if o.node.nodes < 1 || o.node.nodes > maxNodes {
 		return fmt.Errorf("--nodes %d: want 1 to %d", o.node.nodes, maxNodes)
+	}
+	if o.foreign.networkOnly {
+		return o.parseForeign()
 	}
 	if o.node.server {
 		return o.node.parseFamilies(o.nodeIPs, o.serviceCIDRs, o.podCIDRs)

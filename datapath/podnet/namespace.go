@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/datapath/netns"
@@ -136,4 +137,21 @@ func onThread(home *os.File, fn func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// RaiseLoopback brings lo up in a network namespace.
+func RaiseLoopback(ns *os.File) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	return enter(ns, home, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("netlink: %w", err)
+		}
+		defer h.Close()
+		return up(h, "lo")
+	})
 }
