@@ -48,16 +48,24 @@ const noDNS = "none"
 
 func (o *startOptions) foreignFlags(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &o.foreign
-	f.BoolVar(&c.networkOnly, "network-only", false, "be the network of a node whose kubelet and control plane are somebody else's; the flags below are for this alone")
-	f.StringVar(&c.kubeconfig, "kubeconfig", "", "kubeconfig of an account with the rights of deploy/network-only.yaml; default: that of the pod that this runs in")
-	f.StringVar(&c.binDir, "cni-bin-dir", cni.DefaultBinDir, "where the container runtime looks for CNI plugins")
-	f.StringVar(&c.confDir, "cni-conf-dir", cni.DefaultConfDir, "where the container runtime looks for CNI networks")
-	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", nil, "range of cluster IPs, at most one of each family; default: what the cluster tells")
-	f.StringSliceVar(&o.podCIDRs, "pod-cidr", nil, "range of pod addresses of all nodes, at most one of each family; default: what the cluster tells")
-	f.StringVar(&c.clusterDNS, "cluster-dns", "", `DNS addresses of pods, answered on this node; default: those of the Service kube-system/kube-dns; "`+noDNS+`": they are somebody else's`)
-	f.StringVar(&o.node.domain, "cluster-domain", o.node.domain, "the cluster's DNS domain")
-	f.StringVar(&c.metrics, "metrics-address", "127.0.0.1:10249", "where to serve /metrics; empty: nowhere")
-	f.StringVar(&c.health, "health-address", ":10256", "where to serve /healthz and /livez, for load balancers; empty: nowhere")
+	f.BoolVar(&c.networkOnly, "network-only", false, "be the network, and no more, of a node whose kubelet and control plane are somebody else's")
+	f.StringVar(&c.kubeconfig, "kubeconfig", "", "network only: kubeconfig of an account with the rights of deploy/network-only.yaml; default: that of the pod that this runs in")
+	f.StringVar(&c.binDir, "cni-bin-dir", cni.DefaultBinDir, "network only: where the container runtime looks for CNI plugins")
+	f.StringVar(&c.confDir, "cni-conf-dir", cni.DefaultConfDir, "network only: where the container runtime looks for CNI networks")
+	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", nil, "network only: range of cluster IPs, at most one of each family; default: what the cluster tells")
+	f.StringSliceVar(&o.podCIDRs, "pod-cidr", nil, "network only: range of pod addresses of all nodes, at most one of each family; default: what the cluster tells")
+	f.StringVar(&c.clusterDNS, "cluster-dns", "", `network only: DNS addresses of pods, answered on this node; default: those of the Service kube-system/kube-dns; "`+noDNS+`": they are somebody else's`)
+	f.StringVar(&o.node.domain, "cluster-domain", o.node.domain, "network only: the cluster's DNS domain")
+	f.StringVar(&c.metrics, "metrics-address", "127.0.0.1:10249", "network only: where to serve /metrics; empty: nowhere")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, name := range []string{"kubeconfig", "cni-bin-dir", "cni-conf-dir", "service-cidr", "pod-cidr", "cluster-dns", "cluster-domain", "metrics-address", "health-address"} {
+			if cmd.Flags().Changed(name) && !c.networkOnly {
+				return fmt.Errorf("--%s is for --network-only", name)
+			}
+		}
+		return nil
+	}
+	f.StringVar(&c.health, "health-address", ":10256", "network only: where to serve /healthz and /livez, for load balancers; empty: nowhere")
 }
 
 // parseForeign reads the flags of a network alone.

@@ -69,7 +69,11 @@ func serverCommand() *cobra.Command {
 }
 
 func agentCommand() *cobra.Command {
-	o := newStartOptions(role{command: "agent", agent: true})
+	return agentCommandOf(newStartOptions(role{command: "agent", agent: true}))
+}
+
+// agentCommandOf is the command whose flags set o.
+func agentCommandOf(o *startOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Short: "Make this machine a node of a cluster",
 		Long: `Run a node: agent, network and DNS. The first start needs a token and the hash of the cluster's CA, which "skep token create"

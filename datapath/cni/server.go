@@ -134,7 +134,7 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) {
 	if err != nil {
 		s.cfg.Logger.Warn("CNI", "command", r.Command, "pod", r.podName.String(), "sandbox", r.ContainerID, "error", err)
 	} else {
-		s.cfg.Logger.Debug("CNI", "command", r.Command, "pod", r.podName.String(), "sandbox", r.ContainerID, "took", time.Since(start))
+		s.cfg.Logger.Info("CNI", "command", r.Command, "pod", r.podName.String(), "sandbox", r.ContainerID, "took", time.Since(start))
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(readTimeout))
 	if err := json.NewEncoder(c).Encode(answer); err != nil {
