@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -108,6 +110,18 @@ func (f *foreignConfig) args() []string {
 	return args
 }
 
+// checkForeign refuses to be a node where the network of somebody else's cluster is, and the reverse: each would take the other's
+// for its own.
+func checkForeign(cfg nodeConfig) error {
+	if cfg.foreign == nil && cni.Installed(cfg.paths.cni()) {
+		return errors.New("this machine has the network of somebody else's cluster: `skep down` removes it")
+	}
+	if _, err := os.Stat(containerdRecord(cfg.paths)); cfg.foreign != nil && err == nil {
+		return errors.New("this machine has a node, running or not: `skep down` removes it")
+	}
+	return nil
+}
+
 // client is how the API is reached.
 func (f *foreignConfig) client() (cfg *rest.Config, err error) {
 	if f.kubeconfig != "" {
@@ -149,7 +163,7 @@ func (n *node) startForeign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.learnCluster(ctx, client); err != nil {
+	if err := n.awaitCluster(ctx, client); err != nil {
 		return err
 	}
 	podCIDRs, err := n.learnNode(ctx, client)
@@ -236,6 +250,26 @@ func internalIPs(node *corev1.Node) []netip.Addr {
 		}
 	}
 	return list
+}
+
+// retryAPI is how long to wait before an API server is asked again that did not answer.
+const retryAPI = 2 * time.Second
+
+// awaitCluster learns of the cluster as soon as it answers. What it answers is final.
+func (n *node) awaitCluster(ctx context.Context, client kubernetes.Interface) error {
+	for {
+		err := n.learnCluster(ctx, client)
+		var failed *url.Error
+		if !errors.As(err, &failed) {
+			return err
+		}
+		n.logger.Warn("the API server does not answer; the network goes on as it is", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryAPI):
+		}
+	}
 }
 
 // learnCluster finds out the ranges of the cluster and its DNS addresses, as far as flags do not say.

@@ -56,6 +56,9 @@ func prepare(cfg nodeConfig) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a node needs root: run this with sudo")
 	}
+	if err := checkForeign(cfg); err != nil {
+		return err
+	}
 	for _, dir := range []string{cfg.paths.data, cfg.paths.run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("create %s: %w; choose another with --data-dir or --run-dir", dir, err)

@@ -2,6 +2,7 @@ package foreign
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,24 +30,26 @@ func TestForeignCluster(t *testing.T) {
 
 	web, client := n.start(t, podNamed("web", 0)), n.start(t, podNamed("client", 0))
 	t.Run("pods talk", func(t *testing.T) {
-		if !strings.HasPrefix(web.ip, "10.247.") || web.ip == client.ip {
-			t.Fatalf("addresses %s and %s", web.ip, client.ip)
+		if !strings.HasPrefix(web.ip, "10.247.") || !strings.HasPrefix(web.ip6, "fd00:247:") || web.ip == client.ip || web.ip6 == client.ip6 {
+			t.Fatalf("addresses %s %s and %s %s", web.ip, web.ip6, client.ip, client.ip6)
 		}
 		for _, c := range []struct {
 			from sandbox
 			to   string
-		}{{client, web.ip}, {web, client.ip}} {
-			if out, err := c.from.call("http://"+c.to+":8080/", "--wait", "10s"); err != nil {
+		}{{client, web.ip}, {web, client.ip}, {client, web.ip6}, {web, client.ip6}} {
+			if out, err := c.from.call("http://"+net.JoinHostPort(c.to, "8080")+"/", "--wait", "10s"); err != nil {
 				t.Errorf("%s to %s: %v: %s", c.from.pod.Name, c.to, err, out)
 			}
 		}
 	})
-	clusterIP := service(t, n, "web")
+	clusterIPs := service(t, n, "web")
 	t.Run("services and names", func(t *testing.T) {
-		eventually(t, "cluster IP", func() (string, error) { return client.call("http://" + clusterIP + "/") })
-		for _, server := range []string{dnsIP, routerOf(client.ip)} {
-			out, err := n.command(client.netns(), "dns", "lookup", "web.default.svc.cluster.local", "--server", server).CombinedOutput()
-			if err != nil || !strings.Contains(string(out), clusterIP) {
+		for _, ip := range clusterIPs {
+			eventually(t, "cluster IP", func() (string, error) { return client.call("http://" + net.JoinHostPort(ip, "80") + "/") })
+		}
+		for _, server := range []string{dnsIP, dnsIP6, routerOf(client.ip)} {
+			out, err := n.command(client.netns(), "dns", "lookup", "web.default.svc.cluster.local", "A", "AAAA", "--server", server).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), clusterIPs[0]) || !strings.Contains(string(out), clusterIPs[1]) {
 				t.Errorf("DNS at %s: %v: %s", server, err, out)
 			}
 		}
@@ -60,7 +63,8 @@ func TestForeignCluster(t *testing.T) {
 		})
 	})
 	t.Run("commands of the specification", func(t *testing.T) { n.commands(t, web, client) })
-	t.Run("killed agent", func(t *testing.T) { n.whileKilled(t, web, client, clusterIP) })
+	t.Run("killed agent", func(t *testing.T) { n.whileKilled(t, web, client, clusterIPs[0]) })
+	t.Run("churn", func(t *testing.T) { n.churn(t, web) })
 	t.Run("health", func(t *testing.T) {
 		must(t)(n.skep("net", "call", "http://127.0.0.1:10256/healthz"))
 		if out := must(t)(n.skep("net", "call", "http://127.0.0.1:10249/metrics")); !strings.Contains(out, "skep_") {

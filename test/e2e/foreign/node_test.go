@@ -40,9 +40,12 @@ const (
 	outsideIP = "198.18.93.2"
 	nodeLocal = "198.18.94.1"
 	testLocal = "198.18.94.2"
-	podCIDR   = "10.247.0.0/16"
-	svcCIDR   = "10.99.0.0/16"
+	nodeIP6   = "fd00:93::1"
+	outside6  = "fd00:93::2"
+	podCIDR   = "10.247.0.0/16,fd00:247::/56"
+	svcCIDR   = "10.99.0.0/16,fd00:99::/112"
 	dnsIP     = "10.99.0.10"
+	dnsIP6    = "fd00:99::a"
 	worker    = "worker"
 	// sandboxImage runs in each sandbox and answers there as the echo server does.
 	sandboxImage = "skep.dev/echo-sandbox:test"
@@ -114,15 +117,18 @@ ip -n %[1]s link set lo up
 ip -n %[1]s-out link set lo up
 ip -n %[1]s link add uplink type veth peer name eth0 netns %[1]s-out
 ip -n %[1]s addr add %[2]s/24 dev uplink
+ip -n %[1]s addr add %[7]s/64 dev uplink nodad
 ip -n %[1]s link set uplink up
 ip -n %[1]s-out addr add %[3]s/24 dev eth0
+ip -n %[1]s-out addr add %[8]s/64 dev eth0 nodad
 ip -n %[1]s-out link set eth0 up
 ip link add %[4]s type veth peer name test netns %[1]s
 ip addr add %[6]s/30 dev %[4]s
 ip link set %[4]s up
 ip -n %[1]s addr add %[5]s/30 dev test
 ip -n %[1]s link set test up
-ip -n %[1]s route add default via %[3]s`, n.name, nodeIP, outsideIP, n.link(), nodeLocal, testLocal))
+ip -n %[1]s route add default via %[3]s
+ip -n %[1]s route add default via %[8]s`, n.name, nodeIP, outsideIP, n.link(), nodeLocal, testLocal, nodeIP6, outside6))
 }
 
 // command is skep in a network namespace of the node: its own, or a pinned one.
@@ -162,7 +168,7 @@ func (n *foreignNode) startServer(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	args := append([]string{"server", "--detach", "--node-ip", nodeIP, "--node-name", "control", "--service-cidr", svcCIDR, "--pod-cidr", podCIDR}, n.serverPlaces()...)
+	args := append([]string{"server", "--detach", "--node-ip", nodeIP + "," + nodeIP6, "--node-name", "control", "--service-cidr", svcCIDR, "--pod-cidr", podCIDR}, n.serverPlaces()...)
 	must(t)(n.skep(args...))
 	cfg, err := clientcmd.BuildConfigFromFlags("", n.dir+"/server/kubeconfig")
 	if err != nil {
@@ -244,7 +250,7 @@ func (n *foreignNode) register(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := metav1.NewTime(time.Now().Add(time.Hour))
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: nodeIP}}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: nodeIP}, {Type: corev1.NodeInternalIP, Address: nodeIP6}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now}}
 	must(t)("", update(func() error {
 		fresh, err := n.client.CoreV1().Nodes().Get(t.Context(), worker, metav1.GetOptions{})

@@ -20,7 +20,8 @@ type sandbox struct {
 	node *foreignNode
 	pod  *corev1.Pod
 	id   string
-	ip   string
+	// ip and ip6 are its addresses.
+	ip, ip6 string
 }
 
 // netns is where the agent pins the sandbox's network namespace.
@@ -46,17 +47,21 @@ func (n *foreignNode) sandboxConfig(pod *corev1.Pod) *runtimeapi.PodSandboxConfi
 	}
 }
 
-// runSandbox asks the runtime for a pod's sandbox and returns its id and address.
-func (n *foreignNode) runSandbox(ctx context.Context, pod *corev1.Pod) (id, ip string, err error) {
+// runSandbox asks the runtime for a pod's sandbox and returns its id and addresses.
+func (n *foreignNode) runSandbox(ctx context.Context, pod *corev1.Pod) (id string, ips []string, err error) {
 	run, err := n.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: n.sandboxConfig(pod)})
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
 	made, err := n.cri.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: run.PodSandboxId})
 	if err != nil {
-		return run.PodSandboxId, "", err
+		return run.PodSandboxId, nil, err
 	}
-	return run.PodSandboxId, made.Status.Network.GetIp(), nil
+	ips = append(ips, made.Status.Network.GetIp())
+	for _, ip := range made.Status.Network.GetAdditionalIps() {
+		ips = append(ips, ip.Ip)
+	}
+	return run.PodSandboxId, ips, nil
 }
 
 // start makes a pod and does of a kubelet's work what concerns the network.
@@ -66,24 +71,24 @@ func (n *foreignNode) start(t *testing.T, pod *corev1.Pod) sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, ip, err := n.runSandbox(t.Context(), pod)
+	id, ips, err := n.runSandbox(t.Context(), pod)
 	if id != "" {
 		t.Cleanup(func() { n.removeSandbox(t, id) })
 	}
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(ips) != 2 {
+		t.Fatal(ips, err)
 	}
 	must(t)("", update(func() error {
 		fresh, err := n.client.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		fresh.Status.Phase, fresh.Status.PodIP, fresh.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
+		fresh.Status.Phase, fresh.Status.PodIP, fresh.Status.PodIPs = corev1.PodRunning, ips[0], []corev1.PodIP{{IP: ips[0]}, {IP: ips[1]}}
 		fresh.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		_, err = n.client.CoreV1().Pods(pod.Namespace).UpdateStatus(t.Context(), fresh, metav1.UpdateOptions{})
 		return err
 	}))
-	return sandbox{node: n, pod: pod, id: id, ip: ip}
+	return sandbox{node: n, pod: pod, id: id, ip: ips[0], ip6: ips[1]}
 }
 
 // removeSandbox does what a kubelet does when a pod has ended; twice is not too often.
@@ -126,16 +131,18 @@ func eventually(t *testing.T, what string, fn func() (string, error)) string {
 	}
 }
 
-func service(t *testing.T, n *foreignNode, name string) string {
+// service makes a Service of the pods of a name and returns its cluster IPs.
+func service(t *testing.T, n *foreignNode, name string) []string {
 	t.Helper()
+	families := corev1.IPFamilyPolicyRequireDualStack
 	svc, err := n.client.CoreV1().Services("default").Create(t.Context(), &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr8080}}},
+		Spec:       corev1.ServiceSpec{IPFamilyPolicy: &families, Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr8080}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return svc.Spec.ClusterIP
+	return svc.Spec.ClusterIPs
 }
 
 // missing checks that a file is not there.
