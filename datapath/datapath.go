@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/datapath/bpfmap"
+	"github.com/skep-io/skep/datapath/desired"
 	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/load"
 	"github.com/skep-io/skep/datapath/observe"
@@ -35,6 +36,10 @@ type Config struct {
 	NodeIPs []netip.Addr
 	// PodCIDRs are the pod addresses of this node, ClusterCIDRs those of all nodes; ServiceCIDRs are the cluster IPs.
 	PodCIDRs, ClusterCIDRs, ServiceCIDRs []netip.Prefix
+	// Tunnel says which nodes are reached through the tunnel; empty means those that share no link with this one.
+	Tunnel desired.TunnelMode
+	// Guests are the addresses of nodes that live on this machine and reach the outside through this one; not valid: there are none.
+	Guests netip.Prefix
 	// NodePortMin and NodePortMax bound the node ports, both included. Zero means 30000 to 32767.
 	NodePortMin, NodePortMax uint16
 	// DNS leads the cluster IPs of the DNS Service to where this node's server listens, which is their only backend.
@@ -137,7 +142,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-	host, err := d.setupHost()
+	host, err := d.setupHost(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +150,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 		return nil, err
 	}
 	d.done.Go(func() { d.watchHost(ctx, host) })
+	d.done.Go(func() { d.nodes.followPaths(ctx) })
 	d.done.Go(func() { d.flows.Run(ctx) })
 	d.done.Go(func() { d.sockets.Run(ctx) })
 	d.done.Go(func() { d.reconnect(ctx) })
@@ -198,6 +204,7 @@ func (d *Datapath) openMaps() (err error) {
 	cfg.ClusterNetwork, cfg.ClusterNetwork6 = split(d.cfg.ClusterCIDRs, netip.Prefix.Addr)
 	cfg.PodNetwork, cfg.PodNetwork6 = split(d.cfg.PodCIDRs, netip.Prefix.Addr)
 	cfg.ServiceNetwork, cfg.ServiceNetwork6 = split(d.cfg.ServiceCIDRs, netip.Prefix.Addr)
+	cfg.GuestNetwork = d.cfg.Guests
 	cfg.Router, cfg.Router6 = split(routers(d.cfg), func(a netip.Addr) netip.Addr { return a })
 	d.objects, err = load.Open(cfg)
 	if err != nil {
@@ -211,12 +218,12 @@ func (d *Datapath) openMaps() (err error) {
 	if d.policies, err = newPolicies(d.cfg, d.maps); err != nil {
 		return err
 	}
-	d.nodes, err = newNodes(d.cfg, d.maps)
+	d.nodes, err = newNodes(d.cfg, d.maps, programs{d.objects})
 	return err
 }
 
 // setupHost sets up the node's own end and then the pods'.
-func (d *Datapath) setupHost() (*podnet.Host, error) {
+func (d *Datapath) setupHost(ctx context.Context) (*podnet.Host, error) {
 	host, err := podnet.NewHost(d.cfg.PodCIDRs, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes}, d.cfg.Logger)
 	if err != nil {
 		return nil, err
@@ -227,19 +234,18 @@ func (d *Datapath) setupHost() (*podnet.Host, error) {
 	if err := host.Refresh(); err != nil {
 		return nil, err
 	}
-	mtu, err := host.MTU()
+	d.pods, err = podnet.New(podnet.Config{
+		Dir:          namespacesDir(d.cfg),
+		PodCIDRs:     d.cfg.PodCIDRs,
+		ClusterCIDRs: d.cfg.ClusterCIDRs,
+		Programs:     programs{d.objects},
+		Endpoints:    endpoints{d.maps, d.flows, d.policies},
+		Logger:       d.cfg.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}
-	d.pods, err = podnet.New(podnet.Config{
-		Dir:       namespacesDir(d.cfg),
-		PodCIDRs:  d.cfg.PodCIDRs,
-		MTU:       mtu,
-		Programs:  programs{d.objects},
-		Endpoints: endpoints{d.maps, d.flows, d.policies},
-		Logger:    d.cfg.Logger,
-	})
-	return host, err
+	return host, d.nodes.setResize(func(mtu podnet.MTU) error { return d.pods.SetMTU(ctx, mtu) })
 }
 
 // watchHost follows the uplinks until ctx ends. The kernel drops events when they come too fast; then all is looked at anew.
@@ -345,18 +351,32 @@ func (p programs) AttachNetdev(_ string, ifindex int) error {
 	return err
 }
 
+// AttachOverlay attaches the programs of the tunnel to its device, and behind them those of any device that leads outside.
+func (p programs) AttachOverlay(ifindex int) error {
+	err := p.objects.AttachOverlay(ifindex)
+	if errors.Is(err, load.ErrNoTCX) {
+		return p.filter(ifindex, overlayFilters, netdevPrograms)
+	}
+	return err
+}
+
 func (p programs) DetachNetdev(_ string, ifindex int) error {
 	return errors.Join(p.objects.DetachNetdev(ifindex), podnet.DetachFilters(ifindex))
 }
 
 func (p programs) NetdevDevices() ([]int, error) { return p.objects.NetdevDevices() }
 
-func (p programs) filter(ifindex int, names filterPrograms) error {
-	ingress, egress := p.objects.Program(names.ingress), p.objects.Program(names.egress)
-	if ingress == nil || egress == nil {
-		return fmt.Errorf("programs %s and %s: not loaded", names.ingress, names.egress)
+// filter attaches programs as filters, in their order.
+func (p programs) filter(ifindex int, chain ...filterPrograms) error {
+	var filters []podnet.Filters
+	for _, names := range chain {
+		ingress, egress := p.objects.Program(names.ingress), p.objects.Program(names.egress)
+		if ingress == nil || egress == nil {
+			return fmt.Errorf("programs %s and %s: not loaded", names.ingress, names.egress)
+		}
+		filters = append(filters, podnet.Filters{Ingress: ingress.FD(), Egress: egress.FD()})
 	}
-	return podnet.AttachFilters(ifindex, ingress.FD(), egress.FD())
+	return podnet.AttachFilters(ifindex, filters...)
 }
 
 // filterPrograms names the programs of a device's two directions.

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 var (
 	podPrograms    = filterPrograms{ingress: abi.ProgFromPod, egress: abi.ProgToPod}
 	netdevPrograms = filterPrograms{ingress: abi.ProgFromNet, egress: abi.ProgToNet}
+	overlayFilters = filterPrograms{ingress: abi.ProgFromOverlay, egress: abi.ProgToOverlay}
 )
 
 // nodes keeps the kernel's tables of nodes' addresses and of this node's devices. This node's addresses come from its devices,
@@ -29,10 +31,26 @@ type nodes struct {
 	// preferred are the NodeIPs: of a device's addresses of a family they stand for the pods, if it has them.
 	preferred []netip.Addr
 
+	// tunnel says which nodes are reached through the tunnel; masquerade are the addresses by which this node speaks there: its
+	// routers'.
+	tunnel     desired.TunnelMode
+	masquerade desired.Device
+	programs   programs
+
 	logger *slog.Logger
 	routes reconcile.Routes
 
 	mu sync.Mutex
+	// uplinks are this node's devices as rows; link is the MTU of those with its addresses; overlay is the tunnel's device, 0
+	// while there is none.
+	uplinks map[int]desired.Device
+	link    int
+	overlay int
+	// resize is told how large the pods' packets may be.
+	resize func(podnet.MTU) error
+	// tunnelRows are the ways through the tunnel at present.
+	tunnelRows map[netip.Prefix]desired.Tunnel
+	tunnels    *reconcile.Rows[netip.Prefix, desired.Tunnel]
 	// peers are the pods of other nodes, once the API has told.
 	peers      []desired.Peer
 	peersKnown bool
@@ -42,10 +60,12 @@ type nodes struct {
 	devices    *reconcile.Rows[int, desired.Device]
 }
 
-func newNodes(cfg Config, m *bpfmap.Maps) (*nodes, error) {
+func newNodes(cfg Config, m *bpfmap.Maps, p programs) (*nodes, error) {
 	n := &nodes{
 		maps:      m,
 		logger:    cfg.Logger,
+		tunnel:    cmp.Or(cfg.Tunnel, desired.TunnelAuto),
+		programs:  p,
 		own:       slices.Concat(cfg.NodeIPs, routers(cfg)),
 		preferred: cfg.NodeIPs,
 		local:     map[netip.Addr]struct{}{},
@@ -64,6 +84,14 @@ func newNodes(cfg Config, m *bpfmap.Maps) (*nodes, error) {
 	if n.addresses, err = reconcile.RestoreRows[netip.Addr, desired.Node](m.Nodes()); err != nil {
 		return nil, err
 	}
+	n.masquerade.Masquerade, n.masquerade.Masquerade6 = split(routers(cfg), func(a netip.Addr) netip.Addr { return a })
+	if n.tunnelRows, err = m.Tunnels().List(); err != nil {
+		return nil, err
+	}
+	if n.tunnels, err = reconcile.RestoreRows[netip.Prefix, desired.Tunnel](m.Tunnels()); err != nil {
+		return nil, err
+	}
+	n.overlay = podnet.Overlay()
 	n.devices, err = reconcile.RestoreRows[int, desired.Device](m.Devices())
 	return n, err
 }
@@ -73,16 +101,25 @@ func (n *nodes) setUplinks(uplinks []podnet.Uplink) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.local = map[netip.Addr]struct{}{}
-	devices := map[int]desired.Device{}
+	n.uplinks, n.link = map[int]desired.Device{}, podnet.LinkMTU(uplinks, n.preferred)
 	for _, u := range uplinks {
-		devices[u.Index] = n.device(u)
+		n.uplinks[u.Index] = n.device(u)
 		for _, a := range u.Addresses {
 			n.local[a] = struct{}{}
 		}
 	}
-	n.devices.Replace(devices)
+	return errors.Join(n.applyDevices(), n.applyAddresses(), n.applyPeers(), n.applyMTU())
+}
+
+// applyDevices tells the kernel of the uplinks, and of the tunnel's device as one of them.
+func (n *nodes) applyDevices() error {
+	rows := maps.Clone(n.uplinks)
+	if n.overlay != 0 {
+		rows[n.overlay] = n.masquerade
+	}
+	n.devices.Replace(rows)
 	_, err := n.devices.Apply()
-	return errors.Join(err, n.applyAddresses(), n.applyPeers())
+	return err
 }
 
 // device says by which addresses an uplink speaks for the pods: the node's own, else the first that it has of a family.

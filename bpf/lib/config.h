@@ -38,6 +38,11 @@ CONFIG(struct network, cluster_network6);
 CONFIG(struct network, pod_network);
 CONFIG(struct network, pod_network6);
 
+/* The addresses of nodes that live within this one and reach the outside
+ * through it.
+ */
+CONFIG(struct network, guest_network);
+
 /* The ClusterIPs. An address of it without a frontend is refused. */
 CONFIG(struct network, service_network);
 CONFIG(struct network, service_network6);
@@ -77,6 +82,11 @@ INLINE bool pods_contain(const struct addr *a)
 {
 	return network_contains(&pod_network, a) ||
 	       network_contains(&pod_network6, a);
+}
+
+INLINE bool guests_contain(const struct addr *a)
+{
+	return network_contains(&guest_network, a);
 }
 
 INLINE bool services_contain(const struct addr *a)

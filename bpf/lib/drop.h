@@ -25,7 +25,10 @@
 	X(NOT_SYN)	     /* mid-flow TCP packet of an unknown Service flow */ \
 	X(REWRITE)	     /* the kernel refused to change the packet */       \
 	X(POLICY_INGRESS)    /* no policy of the receiver allows it */           \
-	X(POLICY_EGRESS)     /* no policy of the sender allows it */
+	X(POLICY_EGRESS)     /* no policy of the sender allows it */           \
+	X(TUNNEL_SOURCE)     /* no node of the cluster sent it */               \
+	X(NO_TUNNEL)	     /* an address that no node is known to have */     \
+	X(TOO_LARGE)	     /* for the link ahead; the sender is told */
 
 enum drop_reason {
 #define X(name) DROP_##name,
@@ -41,6 +44,8 @@ enum place {
 	PLACE_TO_POD,	/* packet from the host's stack to a pod */
 	PLACE_FROM_NET, /* packet received on a node device */
 	PLACE_TO_NET,	/* packet sent on a node device */
+	PLACE_FROM_OVERLAY, /* packet of another node, out of the tunnel */
+	PLACE_TO_OVERLAY,   /* packet for another node, into the tunnel */
 	PLACE_COUNT,
 };
 

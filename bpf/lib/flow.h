@@ -93,15 +93,19 @@ SEPARATE int flow_create(struct __sk_buff *skb)
 SEPARATE int flow_route(struct __sk_buff *skb, bool translated)
 {
 	struct flow *f = flow_get();
-	struct addr dst;
+	struct addr src, dst;
 	int found;
 
 	if (!f)
 		return false;
+	src = f->packet.src;
 	dst = f->packet.dst;
-	if (translated)
+	if (translated && (f->translation.flags & CT_REWRITE_SRC))
+		f->packet.src = f->translation.src;
+	if (translated && (f->translation.flags & CT_REWRITE_DST))
 		f->packet.dst = f->translation.dst;
 	found = route_find(skb, &f->packet, &f->route);
+	f->packet.src = src;
 	f->packet.dst = dst;
 	return found;
 }
@@ -112,6 +116,19 @@ SEPARATE int flow_refuse(struct __sk_buff *skb)
 	struct flow *f = flow_get();
 
 	return f ? reject(skb, &f->packet) : TC_ACT_SHOT;
+}
+
+/* flow_answer_large tells the sender of a packet that it is larger than
+ * f->route.mtu, by the packet as the sender knows it. Returns a verdict, or
+ * negative if the sender is not to be told: the stack may cut the packet.
+ */
+SEPARATE int flow_answer_large(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+
+	if (!f || !f->route.mtu)
+		return -1;
+	return reject_large(skb, &f->packet, f->route.mtu);
 }
 
 INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,

@@ -12,6 +12,7 @@
 
 #include "addr.h"
 
+#define IP_DONT_FRAGMENT 0x4000
 #define IP_FRAGMENT_MASK 0x3fff /* more-fragments flag and offset */
 #define IP_FRAGMENT_OFFSET 0x1fff
 #define IP6_FRAGMENT_OFFSET 0xfff8
@@ -46,6 +47,7 @@ enum icmp_type {
 
 enum icmp_unreach_code {
 	ICMP_PORT_UNREACH = 3,
+	ICMP_FRAG_NEEDED = 4,
 	ICMP6_PORT_UNREACH = 4,
 };
 
@@ -93,6 +95,7 @@ struct packet {
 	__u8 ttl;	     /* or hop limit */
 	__u8 tos;	     /* or traffic class */
 	__u8 tcp;	     /* enum tcp_flag */
+	__u8 header;	     /* length of the TCP or UDP header */
 	bool v6;
 	bool fragment;	/* also the first one */
 	bool continued; /* a fragment but the first: there is no L4 header */
@@ -171,11 +174,13 @@ INLINE enum kind parse_l4(void *l4, void *end, struct packet *p)
 	p->sport = port[0];
 	p->dport = port[1];
 	p->has_ports = true;
+	p->header = 8;
 	if (p->proto != IPPROTO_TCP)
 		return KIND_IP;
 	if (l4 + 20 > end)
 		return KIND_BAD;
 	p->tcp = ((const __u8 *)l4)[TCP_FLAGS];
+	p->header = (((const __u8 *)l4)[TCP_FLAGS - 1] >> 4) * 4;
 	return KIND_IP;
 }
 

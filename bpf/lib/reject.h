@@ -14,6 +14,12 @@
 #define QUOTE (sizeof(struct iphdr) + 8)
 #define QUOTE6 (sizeof(struct ipv6hdr) + 8)
 
+/* The same of a packet that is too large: up to a TCP checksum, which the
+ * kernel does not let go while it is unfinished.
+ */
+#define QUOTE_LARGE (sizeof(struct iphdr) + 20)
+#define QUOTE6_LARGE (sizeof(struct ipv6hdr) + 20)
+
 struct icmp_error {
 	struct iphdr ip;
 	struct icmp_header icmp;
@@ -98,68 +104,74 @@ INLINE __be16 checksum_fold(__u32 sum)
 	return ~sum;
 }
 
-/* reject_icmp answers with "port unreachable". */
-INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p)
+/* reject_icmp answers with an ICMP error of that code, which quotes so many
+ * bytes.
+ */
+INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p,
+		       enum icmp_unreach_code code, __u32 mtu, __u32 size)
 {
-	__u8 quote[QUOTE];
+	__u8 quote[QUOTE_LARGE] = {};
 	struct icmp_error e = {
 		.ip.version = 4,
 		.ip.ihl = 5,
-		.ip.tot_len = bpf_htons(sizeof(e) + QUOTE),
+		.ip.tot_len = bpf_htons(sizeof(e) + size),
 		.ip.ttl = 64,
 		.ip.protocol = IPPROTO_ICMP,
 		.ip.saddr = addr_v4(&p->dst),
 		.ip.daddr = addr_v4(&p->src),
 		.icmp.type = ICMP_DEST_UNREACH,
-		.icmp.code = ICMP_PORT_UNREACH,
+		.icmp.code = code,
+		.icmp.rest = bpf_htonl(mtu),
 	};
 	__u32 sum;
 
 	/* With IP options the quote would not be the header and eight bytes. */
 	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, sizeof(quote)) ||
-	    bpf_skb_change_tail(skb, ETH_HLEN + QUOTE, 0) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, size) ||
+	    bpf_skb_change_tail(skb, ETH_HLEN + size, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	e.ip.check = checksum_fold(
 		bpf_csum_diff(NULL, 0, (__be32 *)&e.ip, sizeof(e.ip), 0));
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.icmp, sizeof(e.icmp), 0);
 	e.icmp.checksum = checksum_fold(
-		bpf_csum_diff(NULL, 0, (__be32 *)quote, sizeof(quote), sum));
+		bpf_csum_diff(NULL, 0, (__be32 *)quote, size, sum));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0);
 }
 
 /* reject_icmp6 is the same for IPv6. Its checksum is also over the addresses,
  * the length and the protocol.
  */
-INLINE int reject_icmp6(struct __sk_buff *skb, const struct packet *p)
+INLINE int reject_icmp6(struct __sk_buff *skb, const struct packet *p,
+			enum icmp_type type, __u8 code, __u32 mtu, __u32 size)
 {
-	__u8 quote[QUOTE6];
+	__u8 quote[QUOTE6_LARGE] = {};
 	struct icmp6_error e = {
 		.ip.version = 6,
 		.ip.payload_len =
-			bpf_htons(sizeof(struct icmp_header) + QUOTE6),
+			bpf_htons(sizeof(struct icmp_header) + size),
 		.ip.nexthdr = IPPROTO_ICMPV6,
 		.ip.hop_limit = 64,
-		.icmp.type = ICMP6_DEST_UNREACH,
-		.icmp.code = ICMP6_PORT_UNREACH,
+		.icmp.type = type,
+		.icmp.code = code,
+		.icmp.rest = bpf_htonl(mtu),
 	};
-	__be32 pseudo[2] = {bpf_htonl(sizeof(struct icmp_header) + QUOTE6),
+	__be32 pseudo[2] = {bpf_htonl(sizeof(struct icmp_header) + size),
 			    bpf_htonl(IPPROTO_ICMPV6)};
 	__u32 sum;
 
 	__builtin_memcpy(&e.ip.saddr, &p->dst, sizeof(p->dst));
 	__builtin_memcpy(&e.ip.daddr, &p->src, sizeof(p->src));
 	if (p->l4 != ETH_HLEN + sizeof(struct ipv6hdr) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, sizeof(quote)) ||
-	    bpf_skb_change_tail(skb, ETH_HLEN + QUOTE6, 0) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, size) ||
+	    bpf_skb_change_tail(skb, ETH_HLEN + size, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(e), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.ip.saddr, 32, sum);
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&e.icmp, sizeof(e.icmp), sum);
 	e.icmp.checksum = checksum_fold(
-		bpf_csum_diff(NULL, 0, (__be32 *)quote, sizeof(quote), sum));
+		bpf_csum_diff(NULL, 0, (__be32 *)quote, size, sum));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0);
 }
 
@@ -175,11 +187,46 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *p)
 	if (p->proto == IPPROTO_TCP)
 		err = reject_tcp(skb, p);
 	else if (p->proto == IPPROTO_UDP && p->v6)
-		err = reject_icmp6(skb, p);
+		err = reject_icmp6(skb, p, ICMP6_DEST_UNREACH,
+				   ICMP6_PORT_UNREACH, 0, QUOTE6);
 	else if (p->proto == IPPROTO_UDP)
-		err = reject_icmp(skb, p);
+		err = reject_icmp(skb, p, ICMP_PORT_UNREACH, 0, QUOTE);
 	else
 		return TC_ACT_SHOT;
+	if (err || reject_swap_mac(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* reject_whole tells whether a packet may not be cut on its way. */
+INLINE bool reject_whole(struct __sk_buff *skb, const struct packet *p)
+{
+	__be16 flags;
+
+	if (p->v6)
+		return true;
+	return !bpf_skb_load_bytes(skb, IP_OFF(frag_off), &flags,
+				   sizeof(flags)) &&
+	       (flags & bpf_htons(IP_DONT_FRAGMENT));
+}
+
+/* reject_large tells the sender of a packet how large it may be: "packet too
+ * big" or "fragmentation needed", from the address that it was sent to. Returns
+ * a verdict, or negative if the packet may be cut or cannot be answered here.
+ */
+INLINE int reject_large(struct __sk_buff *skb, const struct packet *p,
+			__u32 mtu)
+{
+	__u32 l3 = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	int err;
+
+	if (p->fragment || p->l4 != ETH_HLEN + l3 || !reject_whole(skb, p))
+		return -1;
+	if (p->v6)
+		err = reject_icmp6(skb, p, ICMP6_PACKET_TOO_BIG, 0, mtu,
+				   QUOTE6_LARGE);
+	else
+		err = reject_icmp(skb, p, ICMP_FRAG_NEEDED, mtu, QUOTE_LARGE);
 	if (err || reject_swap_mac(skb))
 		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, 0);

@@ -16,21 +16,32 @@
 struct route {
 	__u32 ifindex;
 	struct addr next_hop;
+	__u16 mtu; /* the packet is larger than this; 0: it is not, or the
+		    * kernel does not say (before 5.12)
+		    */
 };
+
+/* route_length is the length of the packet on the wire. A GSO packet is cut
+ * into segments by then, each with headers of its own.
+ */
+INLINE __u16 route_length(const struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 length = skb->gso_size;
+
+	if (!length)
+		return p->length;
+	length += p->l4 - ETH_HLEN + p->header;
+	return length > 0xffff ? 0xffff : length;
+}
 
 /* route_query asks for the packet in *p. */
 INLINE void route_query(struct bpf_fib_lookup *fib, struct __sk_buff *skb,
 			const struct packet *p)
 {
-	fib->tot_len = p->length;
+	fib->tot_len = route_length(skb, p);
 	fib->l4_protocol = p->proto;
 	fib->ifindex = skb->ingress_ifindex ? skb->ingress_ifindex
 					    : skb->ifindex;
-	/* A GSO packet is as long as its segments only after the device has
-	 * cut it; the kernel checks those itself.
-	 */
-	if (skb->gso_segs > 1)
-		fib->tot_len = 0;
 	if (p->v6) {
 		fib->family = AF_INET6;
 		fib->flowinfo = bpf_htonl(p->tos << 20);
@@ -52,10 +63,15 @@ INLINE bool route_find(struct __sk_buff *skb, const struct packet *p,
 		       struct route *r)
 {
 	struct bpf_fib_lookup fib = {};
+	__u16 length;
 	long err;
 
 	route_query(&fib, skb, p);
+	length = fib.tot_len;
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	r->mtu = 0;
+	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.tot_len < length)
+		r->mtu = fib.tot_len;
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
 	r->ifindex = fib.ifindex;

@@ -8,6 +8,7 @@
 #include "../lib/bpf.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
+#include "../lib/tunnel.h"
 
 /* arrive hands a packet from outside to the pod at ifindex. */
 INLINE int arrive(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
@@ -77,6 +78,30 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	return onward(skb, f);
 }
 
+/* forward sends a packet of a translated flow on to another machine. What is
+ * too large for the way there is answered while it is still as its sender
+ * knows it: the stack would tell the address that it is given here.
+ */
+INLINE int forward(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
+		   __u32 before)
+{
+	struct translation *t = &f->translation;
+	int found, verdict;
+
+	t->flags = ct->flags & (CT_REWRITE_SRC | CT_REWRITE_DST);
+	t->src = ct->src;
+	t->dst = ct->dst;
+	found = flow_route(skb, true);
+	verdict = found ? -1 : flow_answer_large(skb);
+	if (verdict >= 0) {
+		drop_count(DROP_TOO_LARGE, PLACE_FROM_NET, skb->len);
+		return verdict;
+	}
+	if (flow_translate(skb, f, ct, before))
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	return found ? onward(skb, f) : TC_ACT_OK;
+}
+
 /* known sends a packet of a flow in the table. */
 INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		 const struct control *c)
@@ -98,13 +123,11 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		flow_ended(ct, f);
 		return to ? arrive(skb, &f->packet, to) : TC_ACT_OK;
 	}
+	if (!to && !to_host)
+		return forward(skb, f, ct, before);
 	if (flow_translate(skb, f, ct, before))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
-	if (to)
-		return arrive(skb, &f->packet, to);
-	if (to_host || !flow_route(skb, false))
-		return TC_ACT_OK;
-	return onward(skb, f);
+	return to ? arrive(skb, &f->packet, to) : TC_ACT_OK;
 }
 
 /* report brings an ICMP error about a translated flow to whom it concerns. */
@@ -171,6 +194,14 @@ int from_net(struct __sk_buff *skb)
 	return arrive(skb, p, to);
 }
 
+/* masquerades tells whether what an address sends outside gets this node's
+ * own for a source.
+ */
+INLINE bool masquerades(const struct addr *src)
+{
+	return pods_contain(src) || guests_contain(src);
+}
+
 /* masquerade begins a flow of a pod that the stack routed out of here. */
 INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 {
@@ -219,8 +250,8 @@ int to_net(struct __sk_buff *skb)
 			return flow_drop(skb, DROP_REWRITE, PLACE_TO_NET);
 		return TC_ACT_OK;
 	}
-	if (!pods_contain(&f->packet.src) || cluster_contains(&f->packet.dst) ||
-	    addr_special(&f->packet.dst))
+	if (!masquerades(&f->packet.src) || cluster_contains(&f->packet.dst) ||
+	    guests_contain(&f->packet.dst) || addr_special(&f->packet.dst))
 		return TC_ACT_OK;
 	return masquerade(skb, f);
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/skep-io/skep/control/agent/runtime"
 	"github.com/skep-io/skep/control/controller"
 	"github.com/skep-io/skep/datapath"
+	"github.com/skep-io/skep/datapath/desired"
 	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/podnet"
 	"github.com/skep-io/skep/dns/cluster"
@@ -151,6 +152,7 @@ func (n *node) startDatapath(ctx context.Context, client kubernetes.Interface, f
 	}
 	d, err := datapath.Start(ctx, datapath.Config{
 		NodeName: n.cfg.name, NodeIPs: n.cfg.ips, PodCIDRs: podCIDRs, ClusterCIDRs: n.cfg.podCIDRs, ServiceCIDRs: n.cfg.serviceCIDRs,
+		Tunnel: desired.TunnelMode(n.cfg.tunnel), Guests: n.cfg.guests(),
 		DNS: n.cfg.dnsServers(ports(routers, 53)), BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
 		Informers: factory, Events: n.events(ctx, client), Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
 	})

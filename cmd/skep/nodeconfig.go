@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/skep-io/skep/datapath/desired"
 )
 
 // defaultDomain is the cluster's DNS domain.
@@ -49,6 +51,8 @@ type nodeConfig struct {
 	foreign *foreignConfig
 	// nodes is how many nodes this machine has: beyond the first each has a network namespace of its own.
 	nodes int
+	// tunnel says which nodes are reached through the tunnel.
+	tunnel string
 }
 
 // joinConfig is what `skep agent` is told of its cluster.
@@ -63,6 +67,7 @@ func defaultNodeConfig() nodeConfig {
 		agentPort:    10250,
 		domain:       defaultDomain,
 		nodes:        1,
+		tunnel:       string(desired.TunnelAuto),
 	}
 }
 
@@ -85,7 +90,7 @@ func (c nodeConfig) args() []string {
 		return append(append(args, "--cluster-domain", c.domain), c.foreign.args()...)
 	}
 	if c.agent {
-		args = append(args, "--containerd-address", c.containerd)
+		args = append(args, "--containerd-address", c.containerd, "--tunnel", c.tunnel)
 	}
 	if c.server {
 		args = append(args, "--service-cidr", commas(c.serviceCIDRs), "--pod-cidr", commas(c.podCIDRs), "--server-name", strings.Join(c.serverNames, ","))

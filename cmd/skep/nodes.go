@@ -39,6 +39,14 @@ func (c nodeConfig) segment() podnet.Segment {
 		Device: "nodes-" + hex.EncodeToString(sum[:])[:8], MTU: 1500}
 }
 
+// guests are the addresses of the further nodes, which reach the outside through the first; not valid: there are none.
+func (c nodeConfig) guests() netip.Prefix {
+	if c.nodes < 2 {
+		return netip.Prefix{}
+	}
+	return c.segment().Network
+}
+
 // nodeName is the name of the i-th node of this machine, counted from 1.
 func nodeName(i int) string { return "node-" + strconv.Itoa(i) }
 

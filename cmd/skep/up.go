@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/skep-io/skep/datapath/desired"
 )
 
 // startOptions are the flags of `skep up`, `skep server` and `skep agent`.
@@ -131,6 +133,7 @@ func (o *startOptions) serverFlags(cmd *cobra.Command) {
 func (o *startOptions) agentFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
+	f.StringVar(&o.node.tunnel, "tunnel", o.node.tunnel, "which other nodes are reached through a VXLAN tunnel: auto are those that share no link with this one, always are all, never is none")
 }
 
 func (o *startOptions) run(cmd *cobra.Command) error {
@@ -168,6 +171,11 @@ func (o *startOptions) run(cmd *cobra.Command) error {
 
 // parse reads the flags that are more than text.
 func (o *startOptions) parse() error {
+	switch desired.TunnelMode(o.node.tunnel) {
+	case desired.TunnelAuto, desired.TunnelAlways, desired.TunnelNever:
+	default:
+		return fmt.Errorf("--tunnel %s: want auto, always or never", o.node.tunnel)
+	}
 	if o.node.nodes < 1 || o.node.nodes > maxNodes {
 		return fmt.Errorf("--nodes %d: want 1 to %d", o.node.nodes, maxNodes)
 	}

@@ -52,6 +52,10 @@ type (
 	NodeFlag = netdevNodeFlag
 	// Device is a device that leads outside; its key is the ifindex.
 	Device = netdevDevice
+	// TunnelKey is a range of pod addresses of another node.
+	TunnelKey = netdevTunnelKey
+	// Tunnel is the node that has it.
+	Tunnel = netdevTunnel
 	// Control is the single row of the control map.
 	Control = netdevControl
 	// ConntrackKey names the two ends of a flow, in ascending order.
@@ -151,6 +155,7 @@ const (
 	MapPolicy      = netdevMapPolicy
 	MapCIDR        = netdevMapCidr
 	MapPorts       = netdevMapPorts
+	MapTunnel      = netdevMapTunnel
 )
 
 // Names of programs, as in C.
@@ -159,6 +164,8 @@ const (
 	ProgToPod        = podProgToPod
 	ProgFromNet      = netdevProgFromNet
 	ProgToNet        = netdevProgToNet
+	ProgFromOverlay  = overlayProgFromOverlay
+	ProgToOverlay    = overlayProgToOverlay
 	ProgConnect4     = sockProgConnect4
 	ProgSendmsg4     = sockProgSendmsg4
 	ProgRecvmsg4     = sockProgRecvmsg4
@@ -170,19 +177,30 @@ const (
 	ProgGetpeername6 = sockProgGetpeername6
 )
 
-// Specs returns the programs of the three hooks with their maps and
-// variables, freshly decoded: the caller may change them.
-func Specs() (sock, pod, netdev *ebpf.CollectionSpec, err error) {
-	if sock, err = loadSock(); err != nil {
-		return nil, nil, nil, err
+// Objects are the programs of each object file with their maps and variables.
+type Objects struct {
+	Sock, Pod, Netdev, Overlay *ebpf.CollectionSpec
+}
+
+// All lists them.
+func (o Objects) All() []*ebpf.CollectionSpec {
+	return []*ebpf.CollectionSpec{o.Sock, o.Pod, o.Netdev, o.Overlay}
+}
+
+// Specs returns the objects, freshly decoded: the caller may change them.
+func Specs() (Objects, error) {
+	var o Objects
+	for _, file := range []struct {
+		spec *(*ebpf.CollectionSpec)
+		load func() (*ebpf.CollectionSpec, error)
+	}{{&o.Sock, loadSock}, {&o.Pod, loadPod}, {&o.Netdev, loadNetdev}, {&o.Overlay, loadOverlay}} {
+		spec, err := file.load()
+		if err != nil {
+			return Objects{}, err
+		}
+		*file.spec = spec
 	}
-	if pod, err = loadPod(); err != nil {
-		return nil, nil, nil, err
-	}
-	if netdev, err = loadNetdev(); err != nil {
-		return nil, nil, nil, err
-	}
-	return sock, pod, netdev, nil
+	return o, nil
 }
 
 // AddrFrom gives the 16-byte form of a. The zero netip.Addr gives "::".

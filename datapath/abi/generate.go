@@ -6,3 +6,4 @@ package abi
 //go:generate ./generate.sh netdev -type conntrack_flag -type node_flag -type frontend_flag -type service_flag -type policy_peer -type policy_ports
 //go:generate ./generate.sh pod -no-global-types
 //go:generate ./generate.sh sock
+//go:generate ./generate.sh overlay -no-global-types

@@ -123,7 +123,10 @@ const (
 	netdevDropReasonDROP_REWRITE          netdevDropReason = 14
 	netdevDropReasonDROP_POLICY_INGRESS   netdevDropReason = 15
 	netdevDropReasonDROP_POLICY_EGRESS    netdevDropReason = 16
-	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 17
+	netdevDropReasonDROP_TUNNEL_SOURCE    netdevDropReason = 17
+	netdevDropReasonDROP_NO_TUNNEL        netdevDropReason = 18
+	netdevDropReasonDROP_TOO_LARGE        netdevDropReason = 19
+	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 20
 )
 
 type netdevEndpoint struct {
@@ -151,11 +154,12 @@ type netdevFlow struct {
 		Ttl       uint8
 		Tos       uint8
 		Tcp       uint8
+		Header    uint8
 		V6        bool
 		Fragment  bool
 		Continued bool
 		HasPorts  bool
-		_         [2]byte
+		_         [1]byte
 		Id        uint32
 	}
 	Quoted struct {
@@ -171,11 +175,12 @@ type netdevFlow struct {
 		Ttl       uint8
 		Tos       uint8
 		Tcp       uint8
+		Header    uint8
 		V6        bool
 		Fragment  bool
 		Continued bool
 		HasPorts  bool
-		_         [2]byte
+		_         [1]byte
 		Id        uint32
 	}
 	Key   netdevConntrackKey
@@ -184,6 +189,8 @@ type netdevFlow struct {
 		_       structs.HostLayout
 		Ifindex uint32
 		NextHop netdevAddr
+		Mtu     uint16
+		_       [2]byte
 	}
 	Translation struct {
 		_           structs.HostLayout
@@ -277,12 +284,14 @@ const (
 type netdevPlace uint32
 
 const (
-	netdevPlacePLACE_SOCK     netdevPlace = 0
-	netdevPlacePLACE_FROM_POD netdevPlace = 1
-	netdevPlacePLACE_TO_POD   netdevPlace = 2
-	netdevPlacePLACE_FROM_NET netdevPlace = 3
-	netdevPlacePLACE_TO_NET   netdevPlace = 4
-	netdevPlacePLACE_COUNT    netdevPlace = 5
+	netdevPlacePLACE_SOCK         netdevPlace = 0
+	netdevPlacePLACE_FROM_POD     netdevPlace = 1
+	netdevPlacePLACE_TO_POD       netdevPlace = 2
+	netdevPlacePLACE_FROM_NET     netdevPlace = 3
+	netdevPlacePLACE_TO_NET       netdevPlace = 4
+	netdevPlacePLACE_FROM_OVERLAY netdevPlace = 5
+	netdevPlacePLACE_TO_OVERLAY   netdevPlace = 6
+	netdevPlacePLACE_COUNT        netdevPlace = 7
 )
 
 type netdevPolicyKey struct {
@@ -352,6 +361,18 @@ type netdevSourceRangeKey struct {
 	Source  netdevAddr
 }
 
+type netdevTunnel struct {
+	_    structs.HostLayout
+	Node netdevAddr
+	Mtu  uint32
+}
+
+type netdevTunnelKey struct {
+	_      structs.HostLayout
+	Prefix uint32
+	Addr   netdevAddr
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -375,11 +396,13 @@ const (
 	netdevMapService         = "service"
 	netdevMapSlot            = "slot"
 	netdevMapSourceRange     = "source_range"
+	netdevMapTunnel          = "tunnel"
 	netdevProgFromNet        = "from_net"
 	netdevProgToNet          = "to_net"
 	netdevVarClusterNetwork  = "cluster_network"
 	netdevVarClusterNetwork6 = "cluster_network6"
 	netdevVarDropReasons     = "drop_reasons"
+	netdevVarGuestNetwork    = "guest_network"
 	netdevVarHasSetRetval    = "has_set_retval"
 	netdevVarHostNetns       = "host_netns"
 	netdevVarNatPortMax      = "nat_port_max"
@@ -464,6 +487,7 @@ type netdevMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
 }
 
 // netdevVariableSpecs contains global variables before they are loaded into the kernel.
@@ -473,6 +497,7 @@ type netdevVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
 	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
@@ -527,6 +552,7 @@ type netdevMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Tunnel      *ebpf.Map `ebpf:"tunnel"`
 }
 
 func (m *netdevMaps) Close() error {
@@ -550,6 +576,7 @@ func (m *netdevMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Tunnel,
 	)
 }
 
@@ -560,6 +587,7 @@ type netdevVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
 	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`

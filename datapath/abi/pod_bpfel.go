@@ -40,6 +40,7 @@ const (
 	podVarClusterNetwork  = "cluster_network"
 	podVarClusterNetwork6 = "cluster_network6"
 	podVarDropReasons     = "drop_reasons"
+	podVarGuestNetwork    = "guest_network"
 	podVarHasSetRetval    = "has_set_retval"
 	podVarHostNetns       = "host_netns"
 	podVarNatPortMax      = "nat_port_max"
@@ -133,6 +134,7 @@ type podVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
 	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
@@ -220,6 +222,7 @@ type podVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
 	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`

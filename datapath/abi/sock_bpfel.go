@@ -79,7 +79,10 @@ const (
 	sockDropReasonDROP_REWRITE          sockDropReason = 14
 	sockDropReasonDROP_POLICY_INGRESS   sockDropReason = 15
 	sockDropReasonDROP_POLICY_EGRESS    sockDropReason = 16
-	sockDropReasonDROP_REASON_COUNT     sockDropReason = 17
+	sockDropReasonDROP_TUNNEL_SOURCE    sockDropReason = 17
+	sockDropReasonDROP_NO_TUNNEL        sockDropReason = 18
+	sockDropReasonDROP_TOO_LARGE        sockDropReason = 19
+	sockDropReasonDROP_REASON_COUNT     sockDropReason = 20
 )
 
 type sockFrontend struct {
@@ -141,12 +144,14 @@ type sockPeer struct {
 type sockPlace uint32
 
 const (
-	sockPlacePLACE_SOCK     sockPlace = 0
-	sockPlacePLACE_FROM_POD sockPlace = 1
-	sockPlacePLACE_TO_POD   sockPlace = 2
-	sockPlacePLACE_FROM_NET sockPlace = 3
-	sockPlacePLACE_TO_NET   sockPlace = 4
-	sockPlacePLACE_COUNT    sockPlace = 5
+	sockPlacePLACE_SOCK         sockPlace = 0
+	sockPlacePLACE_FROM_POD     sockPlace = 1
+	sockPlacePLACE_TO_POD       sockPlace = 2
+	sockPlacePLACE_FROM_NET     sockPlace = 3
+	sockPlacePLACE_TO_NET       sockPlace = 4
+	sockPlacePLACE_FROM_OVERLAY sockPlace = 5
+	sockPlacePLACE_TO_OVERLAY   sockPlace = 6
+	sockPlacePLACE_COUNT        sockPlace = 7
 )
 
 type sockRingBlock struct {
@@ -206,6 +211,7 @@ const (
 	sockVarClusterNetwork  = "cluster_network"
 	sockVarClusterNetwork6 = "cluster_network6"
 	sockVarDropReasons     = "drop_reasons"
+	sockVarGuestNetwork    = "guest_network"
 	sockVarHasSetRetval    = "has_set_retval"
 	sockVarHostNetns       = "host_netns"
 	sockVarNatPortMax      = "nat_port_max"
@@ -300,6 +306,7 @@ type sockVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
 	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
@@ -375,6 +382,7 @@ type sockVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`
 	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`

@@ -34,6 +34,7 @@ type Maps struct {
 	policy      table[abi.PolicyKey, abi.PolicyPorts]
 	cidr        table[abi.CIDRKey, abi.PolicyPorts]
 	ports       table[abi.PortKey, uint32]
+	tunnel      table[abi.TunnelKey, abi.Tunnel]
 
 	// sizes are the most rows that each map takes, by name.
 	sizes   map[string]uint32
@@ -51,14 +52,14 @@ func Open(dir string) (*Maps, error) {
 
 // Create makes fresh maps that are pinned nowhere and vanish with Close. They are what tests on the real kernel write to.
 func Create() (*Maps, error) {
-	sock, _, netdev, err := abi.Specs()
+	specs, err := abi.Specs()
 	if err != nil {
 		return nil, err
 	}
 	return assemble(func(name string) (*ebpf.Map, error) {
-		spec := netdev.Maps[name]
+		spec := specs.Netdev.Maps[name]
 		if spec == nil {
-			spec = sock.Maps[name]
+			spec = specs.Sock.Maps[name]
 		}
 		if spec == nil {
 			return nil, errors.New("not in the programs")
@@ -74,7 +75,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
 		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer,
-		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts,
+		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts, abi.MapTunnel,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -102,6 +103,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.policy = kernelTable[abi.PolicyKey, abi.PolicyPorts]{byName[abi.MapPolicy]}
 	m.cidr = kernelTable[abi.CIDRKey, abi.PolicyPorts]{byName[abi.MapCIDR]}
 	m.ports = kernelTable[abi.PortKey, uint32]{byName[abi.MapPorts]}
+	m.tunnel = kernelTable[abi.TunnelKey, abi.Tunnel]{byName[abi.MapTunnel]}
 	return m, nil
 }
 
@@ -130,6 +132,7 @@ func Fake(fail func(op, table string) error) *Maps {
 		policy:      newMemoryTable[abi.PolicyKey, abi.PolicyPorts](abi.MapPolicy, fail),
 		cidr:        newMemoryTable[abi.CIDRKey, abi.PolicyPorts](abi.MapCIDR, fail),
 		ports:       newMemoryTable[abi.PortKey, uint32](abi.MapPorts, fail),
+		tunnel:      newMemoryTable[abi.TunnelKey, abi.Tunnel](abi.MapTunnel, fail),
 	}
 }
 
@@ -157,6 +160,7 @@ func (m *Maps) Rows() (map[string]int, error) {
 		count(m.policy, abi.MapPolicy, rows),
 		count(m.cidr, abi.MapCIDR, rows),
 		count(m.ports, abi.MapPorts, rows),
+		count(m.tunnel, abi.MapTunnel, rows),
 	)
 	return rows, err
 }

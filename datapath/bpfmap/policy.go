@@ -127,13 +127,15 @@ func cidrKey(k PolicyKey) abi.CIDRKey {
 	return abi.CIDRKey{Bits: uint32(bits), Set: k.Set, Addr: abi.AddrFrom(k.Block.Masked().Addr())}
 }
 
-func blockOf(k abi.CIDRKey) netip.Prefix {
-	bits := int(k.Bits) - setBits
-	a := k.Addr.Netip()
+func blockOf(k abi.CIDRKey) netip.Prefix { return prefixOf(k.Addr, int(k.Bits)-setBits) }
+
+// prefixOf is the prefix of an address of 16 bytes.
+func prefixOf(addr abi.Addr, bits int) netip.Prefix {
+	a := addr.Netip()
 	if a.Is4() && bits >= v4Bits {
 		return netip.PrefixFrom(a, bits-v4Bits)
 	}
-	return netip.PrefixFrom(netip.AddrFrom16(k.Addr.Bytes), bits)
+	return netip.PrefixFrom(netip.AddrFrom16(addr.Bytes), bits)
 }
 
 // PutPorts writes a set of ports.

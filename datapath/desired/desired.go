@@ -223,9 +223,31 @@ type Route struct {
 	Device int
 	// Gateway is the next hop; the zero address: the device leads there itself.
 	Gateway netip.Addr
+	// OnLink says that the device leads to the gateway whatever its addresses say.
+	OnLink bool
 	// Source is what this node's own processes send from; the zero address: the device's.
 	Source netip.Addr
+	// MTU is the largest packet that gets there; 0: that of the device.
+	MTU int
 }
+
+// Tunnel is the way to a range of pod addresses through the tunnel.
+type Tunnel struct {
+	// Node is the address at which the other node takes packets out of the tunnel.
+	Node netip.Addr
+	// MTU is the largest packet that gets there, without what the tunnel adds.
+	MTU int
+}
+
+// TunnelMode says which nodes are reached through the tunnel.
+type TunnelMode string
+
+// The modes: Auto are those that share no link with this node.
+const (
+	TunnelAuto   TunnelMode = "auto"
+	TunnelAlways TunnelMode = "always"
+	TunnelNever  TunnelMode = "never"
+)
 
 // Device is a device of this node that leads outside.
 type Device struct {

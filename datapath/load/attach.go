@@ -50,6 +50,15 @@ var netdevHooks = []hook{
 	{abi.ProgFromNet, ebpf.AttachTCXIngress},
 }
 
+// overlayHooks: what goes into the tunnel or comes out of it passes the
+// tunnel's program first. They attach one behind the other.
+var overlayHooks = []hook{
+	{abi.ProgToOverlay, ebpf.AttachTCXEgress},
+	{abi.ProgToNet, ebpf.AttachTCXEgress},
+	{abi.ProgFromOverlay, ebpf.AttachTCXIngress},
+	{abi.ProgFromNet, ebpf.AttachTCXIngress},
+}
+
 // AttachSock attaches the socket programs to the cgroup2 directory, beside
 // what others attach there, or replaces the ones attached before.
 //
@@ -79,6 +88,13 @@ func (o *Objects) AttachPod(ifindex int) error { return o.attachDevice("pod", if
 // or replaces the ones attached before. Returns ErrNoTCX before 6.6.
 func (o *Objects) AttachNetdev(ifindex int) error {
 	return o.attachDevice("netdev", ifindex, netdevHooks)
+}
+
+// AttachOverlay attaches the programs of the tunnel and the netdev programs
+// to the tunnel's device, or replaces the ones attached before. Returns
+// ErrNoTCX before 6.6.
+func (o *Objects) AttachOverlay(ifindex int) error {
+	return o.attachDevice("overlay", ifindex, overlayHooks)
 }
 
 // DetachPod removes what AttachPod made. The device may be gone.

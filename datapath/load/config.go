@@ -66,6 +66,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config, f Features) error {
 		"cluster_network6": networkFrom(cfg.ClusterNetwork6),
 		"pod_network":      networkFrom(cfg.PodNetwork),
 		"pod_network6":     networkFrom(cfg.PodNetwork6),
+		"guest_network":    networkFrom(cfg.GuestNetwork),
 		"service_network":  networkFrom(cfg.ServiceNetwork),
 		"service_network6": networkFrom(cfg.ServiceNetwork6),
 		"router_addr":      addrFrom(cfg.Router),

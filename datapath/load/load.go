@@ -44,6 +44,8 @@ type Config struct {
 	PodNetwork, PodNetwork6 netip.Prefix
 	// ServiceNetwork are the ClusterIPs.
 	ServiceNetwork, ServiceNetwork6 netip.Prefix
+	// GuestNetwork are the addresses of nodes that reach the outside through this one; not valid: there are none.
+	GuestNetwork netip.Prefix
 	// Router is the node's own address in PodNetwork.
 	Router, Router6 netip.Addr
 
@@ -84,7 +86,7 @@ func Open(cfg Config) (*Objects, error) {
 			return nil, err
 		}
 	}
-	sock, pod, netdev, err := abi.Specs()
+	specs, err := abi.Specs()
 	if err != nil {
 		return nil, err
 	}
@@ -98,9 +100,8 @@ func Open(cfg Config) (*Objects, error) {
 	if o.logger == nil {
 		o.logger = slog.New(slog.DiscardHandler)
 	}
-	specs := []*ebpf.CollectionSpec{sock, pod, netdev}
 	allowMemory()
-	if err := o.open(cfg, specs); err != nil {
+	if err := o.open(cfg, specs.All()); err != nil {
 		o.Close()
 		return nil, err
 	}

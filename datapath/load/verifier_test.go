@@ -39,7 +39,7 @@ func TestVerifierHasRoom(t *testing.T) {
 	}
 	t.Logf("features: %+v", found)
 	allowMemory()
-	sock, pod, netdev, err := abi.Specs()
+	specs, err := abi.Specs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestVerifierHasRoom(t *testing.T) {
 	if version < 6<<16|12<<8 {
 		limit = 300_000
 	}
-	for _, spec := range []*ebpf.CollectionSpec{sock, pod, netdev} {
+	for _, spec := range specs.All() {
 		if err := configure(spec, cfg, found); err != nil {
 			t.Fatal(err)
 		}

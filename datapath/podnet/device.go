@@ -29,6 +29,8 @@ const (
 	maxID = 144
 	// routeProtocol marks the routes that are ours, in the range that the kernel leaves to others.
 	routeProtocol = 83
+	// PeerProtocol marks the routes to other nodes' pods, so that they are known after a restart and nobody else's are touched.
+	PeerProtocol = 84
 )
 
 // device is the host side of a pod's veth pair.
@@ -178,7 +180,7 @@ func (d *device) create(h *netlink.Handle, ns *os.File, mtu int) error {
 
 // configurePod sets up the pod's side; it runs inside the pod's namespace. The pod knows its router's hardware address from
 // the start and the router the pod's, so no packet ever waits for ARP or neighbour discovery.
-func (d device) configurePod(routers families) error {
+func (d device) configurePod(routers families, cluster []netip.Prefix, mtu MTU) error {
 	if err := writeSysctls(podSysctls(d.inside, d.has6())); err != nil {
 		return err
 	}
@@ -211,7 +213,10 @@ func (d device) configurePod(routers families) error {
 			return err
 		}
 	}
-	return nil
+	if mtu.Peers == 0 {
+		return nil // a new pod has no route to take away
+	}
+	return d.routePeers(h, eth.Attrs().Index, routers, cluster, mtu)
 }
 
 // setRouter makes everything leave by the router, whose hardware address is known.

@@ -9,25 +9,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filterName marks our filters; filterPriority is the place that they take among those of others.
+// filterName marks our filters; filterPriority is the place that the first takes among those of others.
 const (
 	filterName     = "skep"
 	filterPriority = 1
 )
 
-// AttachFilters attaches two loaded programs to a device as direct-action filters: ingress sees what the device receives,
-// egress what it sends. It serves kernels before 6.6, which have no links for this, and replaces the filters it attached before.
+// Filters are two loaded programs: Ingress sees what a device receives, Egress what it sends.
+type Filters struct{ Ingress, Egress int }
+
+// AttachFilters attaches programs to a device as direct-action filters. A packet passes the further ones if those before leave it to
+// them. It serves kernels before 6.6, which have no links for this, and replaces the filters it attached before.
 // They hold the programs without any pin, and go with the device.
-func AttachFilters(ifindex, ingress, egress int) error {
+func AttachFilters(ifindex int, chain ...Filters) error {
 	if err := netlink.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("clsact on device %d: %w", ifindex, err)
 	}
 	// What arrives is handled last: by then replies find their way out.
-	if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_EGRESS, egress)); err != nil {
-		return fmt.Errorf("egress filter on device %d: %w", ifindex, err)
+	for i, f := range chain {
+		if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_EGRESS, filterPriority+i, f.Egress)); err != nil {
+			return fmt.Errorf("egress filter on device %d: %w", ifindex, err)
+		}
 	}
-	if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_INGRESS, ingress)); err != nil {
-		return fmt.Errorf("ingress filter on device %d: %w", ifindex, err)
+	for i, f := range chain {
+		if err := netlink.FilterReplace(filter(ifindex, netlink.HANDLE_MIN_INGRESS, filterPriority+i, f.Ingress)); err != nil {
+			return fmt.Errorf("ingress filter on device %d: %w", ifindex, err)
+		}
 	}
 	return nil
 }
@@ -69,10 +76,10 @@ func clsact(ifindex int) *netlink.Clsact {
 	}}
 }
 
-func filter(ifindex int, parent uint32, program int) *netlink.BpfFilter {
+func filter(ifindex int, parent uint32, priority, program int) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: uint16(priority), Protocol: unix.ETH_P_ALL,
 		},
 		Fd: program, Name: filterName, DirectAction: true,
 	}

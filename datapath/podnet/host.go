@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -173,7 +174,7 @@ func (h *Host) Watch(ctx context.Context) error {
 		default:
 		}
 	}
-	links, addrs := make(chan netlink.LinkUpdate, 256), make(chan netlink.AddrUpdate, 256)
+	links, addrs, routes := make(chan netlink.LinkUpdate, 256), make(chan netlink.AddrUpdate, 256), make(chan netlink.RouteUpdate, 256)
 	err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: fail})
 	if err != nil {
 		return fmt.Errorf("follow devices: %w", err)
@@ -182,11 +183,15 @@ func (h *Host) Watch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("follow addresses: %w", err)
 	}
+	err = netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{ErrorCallback: fail})
+	if err != nil {
+		return fmt.Errorf("follow routes: %w", err)
+	}
 	for {
 		if err := h.Refresh(); err != nil {
 			return err
 		}
-		if err := h.wait(ctx, links, addrs, failed); err != nil {
+		if err := h.wait(ctx, links, addrs, routes, failed); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -197,7 +202,7 @@ func (h *Host) Watch(ctx context.Context) error {
 
 // wait returns nil at the next event that may concern an uplink. Pods come and go far more often than uplinks do, so their
 // events are skipped here.
-func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs <-chan netlink.AddrUpdate, failed <-chan error) error {
+func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs <-chan netlink.AddrUpdate, routes <-chan netlink.RouteUpdate, failed <-chan error) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -207,6 +212,10 @@ func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs 
 		case l, ok := <-links:
 			if !ok {
 				return errors.New("follow devices: the kernel's events ended")
+			}
+			if l.Attrs().Name == overlayDevice && l.Header.Type == unix.RTM_DELLINK {
+				h.last = nil // somebody removed it: it is made anew
+				return nil
 			}
 			if !strings.HasPrefix(l.Attrs().Name, devicePrefix) {
 				return nil
@@ -218,8 +227,22 @@ func (h *Host) wait(ctx context.Context, links <-chan netlink.LinkUpdate, addrs 
 			if _, ok := h.uplinkAddress(a.LinkAddress.IP); ok {
 				return nil
 			}
+		case r, ok := <-routes:
+			if !ok {
+				return errors.New("follow routes: the kernel's events ended")
+			}
+			if concernsUplinks(r.Route) {
+				h.last = nil // the way to other nodes may be another one
+				return nil
+			}
 		}
 	}
+}
+
+// concernsUplinks says whether a route may be one to other nodes: those to pods are ours, and those of the local table follow
+// from addresses.
+func concernsUplinks(r netlink.Route) bool {
+	return r.Protocol != routeProtocol && r.Protocol != PeerProtocol && r.Table != unix.RT_TABLE_LOCAL
 }
 
 // Refresh looks at the devices as they are now, reports them if they changed, and attaches and detaches programs. A device that
@@ -339,18 +362,19 @@ func listUplinks(wanted func(net.IP) (netip.Addr, bool)) ([]Uplink, error) {
 	return uplinks, nil
 }
 
-// MTU returns the largest packet in bytes that every uplink can carry, or 1500 on a node without uplinks. Pods use it, so that
-// what they send leaves the node in one piece.
-func (h *Host) MTU() (int, error) {
-	uplinks, err := h.listUplinks()
-	if err != nil {
-		return 0, err
-	}
-	mtu := 1500
+// LinkMTU returns the largest packet in bytes that the uplinks with the node's own addresses carry, or all uplinks where none
+// has one, or 1500 on a node without uplinks. Pods use it, so that what they send to other nodes leaves in one piece.
+func LinkMTU(uplinks []Uplink, own []netip.Addr) int {
+	mtu := 0
 	for _, u := range uplinks {
-		mtu = min(mtu, u.MTU)
+		if slices.ContainsFunc(own, func(a netip.Addr) bool { return slices.Contains(u.Addresses, a) }) && (mtu == 0 || u.MTU < mtu) {
+			mtu = u.MTU
+		}
 	}
-	return mtu, nil
+	if mtu != 0 || len(uplinks) == 0 {
+		return cmp.Or(mtu, defaultMTU)
+	}
+	return slices.MinFunc(uplinks, func(a, b Uplink) int { return a.MTU - b.MTU }).MTU
 }
 
 // Cleanup removes everything that this package made on the machine, whoever made it: pods' devices and the namespaces pinned
@@ -369,7 +393,7 @@ func Cleanup(dir string) error {
 	for _, u := range uplinks {
 		errs = append(errs, DetachFilters(u.Index))
 	}
-	errs = append(errs, deleteDevices(), cleanupRoutes(), recordIn(filepath.Dir(dir)).restore())
+	errs = append(errs, RemoveOverlay(), deleteDevices(), cleanupRoutes(), recordIn(filepath.Dir(dir)).restore())
 	return errors.Join(errs...)
 }
 

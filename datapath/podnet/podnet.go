@@ -84,14 +84,16 @@ type Endpoints interface {
 	List() ([]desired.Endpoint, error)
 }
 
-// Config is what a Manager needs. All fields are required but MTU.
+// Config is what a Manager needs. All fields are required but ClusterCIDRs and MTU.
 type Config struct {
 	// Dir is where network namespaces are pinned, one file a network, named as it is.
 	Dir string
 	// PodCIDRs are this node's ranges of pod addresses, one a family. A pod has an address of each, in this order.
 	PodCIDRs []netip.Prefix
-	// MTU of the pods' devices in bytes; 0 means 1500.
-	MTU       int
+	// ClusterCIDRs are the pod addresses of all nodes.
+	ClusterCIDRs []netip.Prefix
+	// MTU is how large the pods' packets may be at first: see [Manager.SetMTU].
+	MTU       MTU
 	Programs  Programs
 	Endpoints Endpoints
 	Logger    *slog.Logger
@@ -104,6 +106,8 @@ type Manager struct {
 	pools   ipam.Pools
 	host    *netlink.Handle
 	hostNS  *os.File
+	mtuMu   sync.Mutex
+	mtu     MTU // guarded by mtuMu
 	// busy serialises work on one pod; two pods rarely share a lock, and only wait for each other when they do.
 	busy [64]sync.Mutex
 	// deletions are the devices that the kernel is still taking apart, which takes it tens of milliseconds each.
@@ -113,8 +117,8 @@ type Manager struct {
 // New restores the pool of addresses from the devices that exist and removes devices that were never finished. It must run in
 // the network namespace of the node. Close releases what it holds; it leaves the pods alone.
 func New(cfg Config) (*Manager, error) {
-	if cfg.MTU == 0 {
-		cfg.MTU = 1500
+	if cfg.MTU.Device == 0 {
+		cfg.MTU.Device = defaultMTU
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
@@ -128,7 +132,7 @@ func New(cfg Config) (*Manager, error) {
 		hostNS.Close()
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	m := &Manager{cfg: cfg, routers: routersOf(cfg.PodCIDRs), host: host, hostNS: hostNS}
+	m := &Manager{cfg: cfg, mtu: cfg.MTU, routers: routersOf(cfg.PodCIDRs), host: host, hostNS: hostNS}
 	used, err := m.restore()
 	if err == nil {
 		m.pools, err = ipam.NewPools(cfg.PodCIDRs, used, time.Now)
@@ -189,7 +193,7 @@ func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 }
 
 func (m *Manager) attachment(d device) Attachment {
-	a := Attachment{NetNS: m.path(d.id), IPs: slices.Clone(d.addresses), MTU: m.cfg.MTU, HostDevice: d.name, HostMAC: d.hostMAC, PodMAC: d.podMAC}
+	a := Attachment{NetNS: m.path(d.id), IPs: slices.Clone(d.addresses), MTU: m.currentMTU().Device, HostDevice: d.name, HostMAC: d.hostMAC, PodMAC: d.podMAC}
 	for _, ip := range d.addresses {
 		a.Routers = append(a.Routers, m.routers.of(ip))
 	}
@@ -241,16 +245,20 @@ func (m *Manager) create(pod Pod) (device, error) {
 		return device{}, err
 	}
 	defer ns.Close()
-	if err := d.create(m.host, ns, m.cfg.MTU); err != nil {
+	mtu := m.currentMTU()
+	if err := d.create(m.host, ns, mtu.Device); err != nil {
 		return device{}, err
 	}
-	if err := enter(ns, m.hostNS, func() error { return d.configurePod(m.routers) }); err != nil {
+	if err := enter(ns, m.hostNS, func() error { return d.configurePod(m.routers, m.cfg.ClusterCIDRs, mtu) }); err != nil {
 		return device{}, err
 	}
 	if err := m.connect(d); err != nil {
 		return device{}, err
 	}
-	return d, d.finish(m.host)
+	if err := d.finish(m.host); err != nil || mtu == m.currentMTU() {
+		return d, err
+	}
+	return d, m.resizeDevice(d) // who changed it has not seen this pod
 }
 
 // namespace is the pod's: one that it came with, pinned here too, or a new one.
@@ -309,7 +317,7 @@ func (m *Manager) reconnect(id string) error {
 	if err != nil || !d.finished() {
 		return err
 	}
-	return m.connect(d)
+	return errors.Join(m.connect(d), m.resizeDevice(d))
 }
 
 // Detach removes a network, by the pod's UID or the name of its sandbox; one that is not there is no error. The pod's processes

@@ -14,7 +14,7 @@ import (
 // are configured for such a kernel.
 func TestRefusalOnOldKernels(t *testing.T) {
 	w := newWorld(t)
-	spec, _, _, err := abi.Specs()
+	specs, err := abi.Specs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func TestRefusalOnOldKernels(t *testing.T) {
 	for _, name := range []string{abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapNode} {
 		shared[name] = w.objects.Map(name)
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	coll, err := ebpf.NewCollectionWithOptions(specs.Sock, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -240,7 +240,7 @@ func (w *world) attach(index int, links func(int) error, ingress, egress string)
 	w.t.Helper()
 	err := links(index)
 	if errors.Is(err, load.ErrNoTCX) {
-		err = podnet.AttachFilters(index, w.objects.Program(ingress).FD(), w.objects.Program(egress).FD())
+		err = podnet.AttachFilters(index, podnet.Filters{Ingress: w.objects.Program(ingress).FD(), Egress: w.objects.Program(egress).FD()})
 	}
 	if err != nil {
 		w.t.Error(err)
