@@ -36,7 +36,7 @@ func (m machine) in(node int, args ...string) (string, error) {
 	return string(out), err
 }
 
-func newMachine(t *testing.T) machine {
+func newMachine(t *testing.T, flags ...string) machine {
 	t.Helper()
 	m := machine{name: "skep-e2e-n" + strconv.Itoa(os.Getpid()), dir: t.TempDir(), binary: shared.binary}
 	if out, err := exec.Command("bash", "-ec", "ip netns add "+m.name+"; ip -n "+m.name+" link set lo up").CombinedOutput(); err != nil {
@@ -50,7 +50,8 @@ func newMachine(t *testing.T) machine {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	must(t)(m.in(1, append([]string{"up", "--detach", "--nodes", "3", "--node-name", "node-1", "--service-cidr", "10.98.0.0/16", "--pod-cidr", "10.246.0.0/16"}, m.places()...)...))
+	args := []string{"up", "--detach", "--nodes", "3", "--node-name", "node-1", "--service-cidr", "10.98.0.0/16", "--pod-cidr", "10.246.0.0/16"}
+	must(t)(m.in(1, append(append(args, flags...), m.places()...)...))
 	return m
 }
 
@@ -59,8 +60,14 @@ const echoOn = `{apiVersion: v1, kind: Pod, metadata: {name: echo-%[1]d, labels:
 ---
 `
 
+// TestNodes: pods, Services, names and node ports across nodes, whichever way packets take.
 func TestNodes(t *testing.T) {
-	m, must := newMachine(t), must(t)
+	t.Run("direct", func(t *testing.T) { testNodes(t, "--tunnel", "auto") })
+	t.Run("tunnel", func(t *testing.T) { testNodes(t, "--tunnel", "always") })
+}
+
+func testNodes(t *testing.T, flags ...string) {
+	m, must := newMachine(t, flags...), must(t)
 	manifest := `{apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}}
 ---
 `
