@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export CGO_ENABLED := 0
 
-.PHONY: up down demo deps test-deps build generate generated lint test test-kernels unit e2e bench
+.PHONY: up down demo deps test-deps build generate generated lint test test-kernels unit e2e bench bench-node
 
 ## up: install what is missing, build, start a node, run the demo
 up: deps build
@@ -53,8 +53,17 @@ test-kernels:
 	@test/deps kernels
 	test/kernel/run $(KERNELS)
 
-## bench: the benchmarks against the node that runs
+## bench: Services beside kube-proxy (nftables and iptables), all in network namespaces of their own, alternating in one run
+## (SERVICES='1 1000 10000' by default, 15 minutes; the first time kube-proxy is built, 10 minutes more)
+SERVICES ?= 1 1000 10000
 bench: build
+	@test/deps bench
+	go build -C test/bench/kubeproxy -trimpath -o ../../../bin/kube-proxy .
+	go build -o bin/bench-service ./test/bench/service
+	bin/bench-service -skep bin/skep -kube-proxy bin/kube-proxy -services "$(shell echo $(SERVICES) | tr ' ' ,)"
+
+## bench-node: the benchmarks against the node that runs
+bench-node: build
 	bin/skep bench service
 	bin/skep bench dns
 	bin/skep bench pods

@@ -36,11 +36,13 @@ func (t Target) String() string { return fmt.Sprintf("%s=%s,%s", t.Path, t.Echo,
 
 // sample is what the load side prints for one path in one round, a line of JSON.
 type sample struct {
-	Path         string  `json:"path"`
-	Round        int     `json:"round"`
-	Connections  float64 `json:"connectionsPerSecond"`
-	ConnectP50   float64 `json:"connectP50Us"`
-	ConnectP99   float64 `json:"connectP99Us"`
+	Path        string  `json:"path"`
+	Round       int     `json:"round"`
+	Connections float64 `json:"connectionsPerSecond"`
+	ConnectP50  float64 `json:"connectP50Us"`
+	ConnectP99  float64 `json:"connectP99Us"`
+	// CPU is the time of the whole machine for each connection.
+	CPU          float64 `json:"cpuUsPerConnection"`
 	RoundTripP50 float64 `json:"roundTripP50Us"`
 	RoundTripP99 float64 `json:"roundTripP99Us"`
 	Throughput   float64 `json:"throughputMbps"`
@@ -95,10 +97,19 @@ func awaitPath(t Target) error {
 
 func measure(load Load, t Target) (s sample, err error) {
 	s.Path = t.Path
+	before, err := busyTime()
+	if err != nil {
+		return s, err
+	}
 	rate, connect, err := connections(t.Echo, load.Workers, load.Length)
 	if err != nil {
 		return s, err
 	}
+	after, err := busyTime()
+	if err != nil {
+		return s, err
+	}
+	s.CPU = roundTenth(float64((after - before).Microseconds()) / float64(max(len(connect), 1)))
 	s.Connections, s.ConnectP50, s.ConnectP99 = roundTenth(rate), percentile(connect, 50), percentile(connect, 99)
 	trips, err := roundTrips(t.Echo, load.Length)
 	if err != nil {
