@@ -181,22 +181,24 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if _, err := ask(c.Socket, r, nil); !errors.Is(err, errNoAgent) {
-		_, err = call(c, r, nil)
+	_, err = call(c, r, nil)
+	if !later(err) {
 		return err
 	}
 	pending := deletionsBeside(c.Socket)
 	if err := pending.note(r.id()); err != nil {
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	}
-	answer, err := ask(c.Socket, r, nil)
-	switch {
-	case err != nil:
+	if _, err = call(c, r, nil); later(err) {
 		return nil // the next agent does it
-	case answer.Error != nil:
-		return answer.Error
 	}
-	return pending.forget(r.id())
+	return errors.Join(err, pending.forget(r.id()))
+}
+
+// later says that there was no agent to do it, or that it could not just then.
+func later(err error) bool {
+	var e *types.Error
+	return errors.As(err, &e) && e.Code == types.ErrTryAgainLater
 }
 
 func check(args *skel.CmdArgs) error {

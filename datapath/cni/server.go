@@ -210,6 +210,10 @@ func (s *Server) add(ctx context.Context, r request, ns *os.File) (*attachment, 
 	if err != nil {
 		return nil, err
 	}
+	// Its name may have been another's that was to be removed.
+	if err := s.pending.forget(r.id()); err != nil {
+		return nil, err
+	}
 	a, err := s.cfg.Network.Attach(ctx, podnet.Pod{
 		UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Identity: translate.Identity(pod),
 		Sandbox: r.id(), NetNS: ns, Device: r.IfName,
