@@ -9,6 +9,7 @@
 #include "conntrack.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "event.h"
 #include "nat.h"
 #include "policy.h"
 #include "reject.h"
@@ -25,6 +26,10 @@ struct flow {
 	struct translation translation; /* of a new flow: for flow_create */
 	struct conntrack entry;		/* for flow_rewrite, quote_rewrite */
 	struct question question;	/* for flow_verdict */
+	enum place place;		/* the program at work */
+
+	/* What follows outlives the packet. */
+	__u32 unwatched; /* packets of known flows since the last event */
 };
 
 /* Where a program works on its packet. In a map and not on the stack: of map
@@ -50,14 +55,69 @@ INLINE struct flow *flow_get(void)
 /* flow_parse begins with a packet: it fills in the packet of an otherwise
  * empty flow. Returns its enum kind.
  */
-SEPARATE int flow_parse(struct __sk_buff *skb)
+SEPARATE int flow_parse(struct __sk_buff *skb, __u32 place)
 {
 	struct flow *f = flow_get();
 
 	if (!f)
 		return KIND_BAD;
-	__builtin_memset(f, 0, sizeof(*f));
+	__builtin_memset(f, 0, offsetof(struct flow, unwatched));
+	f->place = place;
 	return parse(skb, &f->packet);
+}
+
+/* flow_translated fills in what the flow at hand becomes: what its entry says
+ * or, without one, what was meant to be its entry.
+ */
+INLINE void flow_translated(const struct flow *f, struct event *e)
+{
+	const struct translation *t = &f->translation;
+	const struct conntrack *ct = &f->entry;
+	bool known = ct->flags;
+	__u32 flags = known ? ct->flags : t->flags;
+
+	e->service = known ? ct->service : t->service;
+	if (flags & CT_REWRITE_SRC) {
+		e->new_src = known ? ct->src : t->src;
+		e->new_sport = ct->sport;
+	}
+	if (flags & CT_REWRITE_DST) {
+		e->new_dst = known ? ct->dst : t->dst;
+		e->new_dport = known ? ct->dport : t->dport;
+	}
+	e->reply = known && (flags & CT_REPLY_SIDE);
+}
+
+/* flow_event tells who watches of the packet at hand, before it is rewritten.
+ * Returns 0.
+ */
+SEPARATE int flow_event(struct __sk_buff *skb, __u32 kind, __u32 reason)
+{
+	struct flow *f = flow_get();
+	struct watch *w = watch_get();
+	struct event *e;
+
+	if (!f || !w)
+		return 0;
+	e = event_begin(w);
+	if (!e)
+		return 0;
+	e->src = f->packet.src;
+	e->dst = f->packet.dst;
+	e->sport = f->packet.sport;
+	e->dport = f->packet.dport;
+	flow_translated(f, e);
+	e->ifindex = skb->ifindex;
+	e->egress = f->question.egress;
+	e->ingress = f->question.ingress;
+	e->length = skb->len;
+	e->kind = kind;
+	e->reason = reason;
+	e->place = f->place;
+	e->proto = f->packet.proto;
+	e->tcp = f->packet.tcp;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
 }
 
 /* flow_rewrite makes the packet what f->entry says. Returns 0, or negative
@@ -82,6 +142,8 @@ SEPARATE int flow_create(struct __sk_buff *skb)
 	if (!f || !c)
 		return DROP_REWRITE;
 	reason = nat_create(&f->packet, &f->translation, c, &f->entry);
+	if (reason == DROP_NONE && watch_get())
+		flow_event(skb, EVENT_NEW, DROP_NONE);
 	if (reason == DROP_NONE && nat_rewrite(skb, &f->packet, &f->entry))
 		return DROP_REWRITE;
 	return reason;
@@ -135,6 +197,8 @@ INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
 		     enum place place)
 {
 	drop_count(reason, place, skb->len);
+	if (watch_get())
+		flow_event(skb, EVENT_DROP, reason);
 	return TC_ACT_SHOT;
 }
 
@@ -142,6 +206,8 @@ INLINE int flow_reject(struct __sk_buff *skb, enum drop_reason reason,
 		       enum place place)
 {
 	drop_count(reason, place, skb->len);
+	if (watch_get())
+		flow_event(skb, EVENT_DROP, reason);
 	return flow_refuse(skb);
 }
 
@@ -194,12 +260,12 @@ SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id, __u32 hash)
 	if (!f || !s || !skb)
 		return DROP_NO_BACKEND;
 	t = &f->translation;
+	t->service = id;
 	b = service_choose(id, s, &f->packet.src, hash, &index);
 	if (!b)
 		return s->flags & SERVICE_SILENT ? DROP_NO_LOCAL_BACKEND
 						 : DROP_NO_BACKEND;
 	t->flags = CT_REWRITE_DST;
-	t->service = id;
 	t->dst = b->addr;
 	t->dport = b->port;
 	t->to_ifindex = flow_device(&t->dst);
@@ -232,6 +298,14 @@ INLINE struct conntrack *flow_find(struct flow *f)
 INLINE bool flow_begins_anew(const struct flow *f, const struct conntrack *ct)
 {
 	return packet_opens_tcp(&f->packet) && conntrack_closed(ct);
+}
+
+/* flow_ends tells whether a packet is the last one that a flow is expected to
+ * have: what follows the last finish, or a reset.
+ */
+INLINE bool flow_ends(const struct conntrack *ct, const struct packet *p)
+{
+	return conntrack_closed(ct) && !(p->tcp & TCP_FIN);
 }
 
 /* question_dns tells whether q is for the DNS server of this node. */
@@ -293,9 +367,11 @@ SEPARATE int flow_verdict(struct __sk_buff *skb)
 	if (addr_equal(&q->from, &q->to))
 		return DROP_NONE;
 	from = endpoint_lookup(&q->from);
+	q->egress = from ? from->egress : 0;
 	if (from && from->egress && !question_egress(from->egress, q))
 		return DROP_POLICY_EGRESS;
 	to = endpoint_lookup(&q->to);
+	q->ingress = to ? to->ingress : 0;
 	if (to && to->ingress && !question_ingress(to->ingress, q))
 		return DROP_POLICY_INGRESS;
 	return DROP_NONE;
@@ -367,6 +443,23 @@ INLINE enum drop_reason flow_decide(struct __sk_buff *skb, struct conntrack *ct,
 	return DROP_NONE;
 }
 
+/* flow_watched tells whether a packet of a known flow, whose flags are noted,
+ * makes an event.
+ */
+INLINE bool flow_watched(struct flow *f, const struct conntrack *ct)
+{
+	const struct watch *w = watch_get();
+
+	if (!w)
+		return false;
+	if (flow_ends(ct, &f->packet))
+		return true;
+	if (!w->every || ++f->unwatched < w->every)
+		return false;
+	f->unwatched = 0;
+	return true;
+}
+
 /* flow_seen notes what a packet says about its flow. It writes only what
  * changes, so that a busy flow's cache line stays shared.
  */
@@ -388,6 +481,12 @@ INLINE enum drop_reason flow_seen(struct __sk_buff *skb, struct conntrack *ct,
 	/* Who goes on after a reset did not believe it. */
 	if ((ct->flags & CT_RST) && !(f->packet.tcp & TCP_RST))
 		ct->flags &= ~CT_RST;
+	if (flow_watched(f, ct)) {
+		f->entry = *ct;
+		flow_event(skb,
+			   flow_ends(ct, &f->packet) ? EVENT_END : EVENT_PACKET,
+			   DROP_NONE);
+	}
 	return DROP_NONE;
 }
 
@@ -452,8 +551,9 @@ INLINE bool flow_to_host(const struct conntrack *ct, __u32 from)
 /* flow_track inserts the entry of a flow that is not translated. A full
  * table is no reason to refuse it: nothing depends on the entry.
  */
-INLINE void flow_track(const struct flow *f, const struct control *c,
-		       __u32 flags, __u32 from_ifindex, __u32 to_ifindex)
+INLINE void flow_track(struct __sk_buff *skb, const struct flow *f,
+		       const struct control *c, __u32 flags,
+		       __u32 from_ifindex, __u32 to_ifindex)
 {
 	struct conntrack ct = {
 		.epoch = c->epoch,
@@ -467,6 +567,8 @@ INLINE void flow_track(const struct flow *f, const struct control *c,
 		return;
 	conntrack_devices(&ct, f->from, from_ifindex, to_ifindex);
 	bpf_map_update_elem(&conntrack, &f->key, &ct, BPF_ANY);
+	if (watch_get())
+		flow_event(skb, EVENT_NEW, DROP_NONE);
 }
 
 /* flow_ended removes an entry that is not translated once both ends have
@@ -474,8 +576,7 @@ INLINE void flow_track(const struct flow *f, const struct control *c,
  */
 INLINE void flow_ended(const struct conntrack *ct, const struct flow *f)
 {
-	if (!conntrack_translated(ct) && conntrack_closed(ct) &&
-	    !(f->packet.tcp & TCP_FIN))
+	if (!conntrack_translated(ct) && flow_ends(ct, &f->packet))
 		bpf_map_delete_elem(&conntrack, &f->key);
 }
 

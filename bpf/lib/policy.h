@@ -100,6 +100,7 @@ struct question {
 	bool outside; /* it came in from outside: who says to be this node is
 		       * not
 		       */
+	__u32 egress, ingress; /* the sets that were asked; 0: none */
 };
 
 INLINE bool policy_port(__u32 set, const struct question *q)

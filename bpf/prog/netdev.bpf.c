@@ -151,7 +151,7 @@ INLINE int report(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb);
+	int kind = flow_parse(skb, PLACE_FROM_NET);
 	const struct control *c = control_get();
 	struct frontend *fe = NULL;
 	struct flow *f = flow_get();
@@ -190,7 +190,7 @@ int from_net(struct __sk_buff *skb)
 	reason = flow_allowed(skb, f, c, &p->dst, p->dport, true);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_NET);
-	flow_track(f, c, 0, 0, to);
+	flow_track(skb, f, c, 0, 0, to);
 	return arrive(skb, p, to);
 }
 
@@ -224,7 +224,7 @@ INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int to_net(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb);
+	int kind = flow_parse(skb, PLACE_TO_NET);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
 	enum drop_reason reason;

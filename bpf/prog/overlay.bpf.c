@@ -12,6 +12,13 @@
 /* linux/if_packet.h: the packet is for us. */
 #define PACKET_HOST 0
 
+/* stray drops what no node of the cluster sent. */
+INLINE int stray(struct __sk_buff *skb)
+{
+	flow_parse(skb, PLACE_FROM_OVERLAY); /* who watches wants to know it */
+	return flow_drop(skb, DROP_TUNNEL_SOURCE, PLACE_FROM_OVERLAY);
+}
+
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
@@ -19,10 +26,10 @@ int from_overlay(struct __sk_buff *skb)
 	struct node *n;
 
 	if (!tunnel_from(skb, &from))
-		return flow_drop(skb, DROP_TUNNEL_SOURCE, PLACE_FROM_OVERLAY);
+		return stray(skb);
 	n = bpf_map_lookup_elem(&node, &from);
 	if (!n || (n->flags & NODE_LOCAL))
-		return flow_drop(skb, DROP_TUNNEL_SOURCE, PLACE_FROM_OVERLAY);
+		return stray(skb);
 	/* The tunnel has two ends and no need of hardware addresses: whatever
 	 * the frame has for one, it is for this node.
 	 */
@@ -55,7 +62,7 @@ INLINE int adopt(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int to_overlay(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb);
+	int kind = flow_parse(skb, PLACE_TO_OVERLAY);
 	struct flow *f = flow_get();
 	struct addr node;
 	struct tunnel *t;

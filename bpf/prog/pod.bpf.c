@@ -181,11 +181,11 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 		return flow_drop(skb, reason, PLACE_FROM_POD);
 	to = flow_device(&p->dst);
 	if (to) {
-		flow_track(f, c, 0, skb->ifindex, to);
+		flow_track(skb, f, c, 0, skb->ifindex, to);
 		return bpf_redirect_peer(to, 0);
 	}
 	if (node_is_local(&p->dst)) {
-		flow_track(f, c, CT_TO_HOST, skb->ifindex, 0);
+		flow_track(skb, f, c, CT_TO_HOST, skb->ifindex, 0);
 		return TC_ACT_OK;
 	}
 	if (pods_contain(&p->dst))
@@ -193,7 +193,7 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 	if (addr_special(&p->dst))
 		return TC_ACT_OK;
 	if (cluster_contains(&p->dst)) {
-		flow_track(f, c, 0, skb->ifindex, 0);
+		flow_track(skb, f, c, 0, skb->ifindex, 0);
 		return leave(skb);
 	}
 	if (!flow_route(skb, false))
@@ -263,7 +263,7 @@ INLINE int portless(struct __sk_buff *skb, struct flow *f,
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb);
+	int kind = flow_parse(skb, PLACE_FROM_POD);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
 	struct conntrack *ct;
@@ -297,7 +297,7 @@ int from_pod(struct __sk_buff *skb)
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb);
+	int kind = flow_parse(skb, PLACE_TO_POD);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
 	enum drop_reason reason = DROP_NONE;
@@ -322,7 +322,7 @@ int to_pod(struct __sk_buff *skb)
 				      f->packet.dport, false);
 		if (reason != DROP_NONE)
 			return flow_drop(skb, reason, PLACE_TO_POD);
-		flow_track(f, c,
+		flow_track(skb, f, c,
 			   node_is_local(&f->packet.src) ? CT_FROM_HOST : 0, 0,
 			   skb->ifindex);
 		return TC_ACT_OK;

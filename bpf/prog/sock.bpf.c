@@ -10,6 +10,7 @@
 #include "../lib/bpf.h"
 #include "../lib/config.h"
 #include "../lib/drop.h"
+#include "../lib/event.h"
 #include "../lib/netns.h"
 #include "../lib/peer.h"
 #include "../lib/service.h"
@@ -26,19 +27,51 @@ INLINE bool l4_translated(__u32 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP;
 }
 
+/* tell tells who watches of a socket that was translated, or refused for a
+ * reason.
+ */
+INLINE void tell(struct bpf_sock_addr *ctx, const struct peer *p,
+		 const struct addr *client, enum drop_reason reason)
+{
+	struct watch *w = watch_get();
+	struct event *e = w ? event_begin(w) : NULL;
+
+	if (!e)
+		return;
+	e->src = *client;
+	e->dst = p->asked;
+	e->dport = p->asked_port;
+	e->new_dst = p->given;
+	e->new_dport = p->given_port;
+	e->service = p->service;
+	e->kind = reason == DROP_REASON_COUNT ? EVENT_NEW : EVENT_DROP;
+	e->reason = reason;
+	e->place = PLACE_SOCK;
+	e->proto = ctx->protocol;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* refused notes a reason. */
+INLINE enum outcome refused(struct bpf_sock_addr *ctx, const struct peer *p,
+			    const struct addr *client, enum drop_reason reason)
+{
+	drop_count(reason, PLACE_SOCK, 0);
+	tell(ctx, p, client, reason);
+	return REFUSE;
+}
+
 /* choose fills the given half of p from a fresh choice. */
-INLINE enum outcome choose(struct peer *p, const struct service *s,
-			   const struct addr *client)
+INLINE enum outcome choose(struct bpf_sock_addr *ctx, struct peer *p,
+			   const struct service *s, const struct addr *client)
 {
 	struct backend *b = service_choose(p->service, s, client, 0, &p->slot);
 
-	if (!b) {
-		drop_count(DROP_NO_BACKEND, PLACE_SOCK, 0);
-		return REFUSE;
-	}
+	if (!b)
+		return refused(ctx, p, client, DROP_NO_BACKEND);
 	p->given = b->addr;
 	p->given_port = b->port;
 	p->revision = s->revision;
+	tell(ctx, p, client, DROP_REASON_COUNT);
 	return TRANSLATE;
 }
 
@@ -57,14 +90,10 @@ INLINE enum outcome find(struct bpf_sock_addr *ctx, struct peer *p,
 		return PASS;
 	if (!netns_client(ctx, client))
 		return PASS;
-	if (!f) {
-		drop_count(DROP_NO_SERVICE, PLACE_SOCK, 0);
-		return REFUSE;
-	}
-	if (!addr_equal(client, &node) && !frontend_admits(f, client)) {
-		drop_count(DROP_SOURCE_RANGE, PLACE_SOCK, 0);
-		return REFUSE;
-	}
+	if (!f)
+		return refused(ctx, p, client, DROP_NO_SERVICE);
+	if (!addr_equal(client, &node) && !frontend_admits(f, client))
+		return refused(ctx, p, client, DROP_SOURCE_RANGE);
 	p->service = f->service;
 	*s = service_get(f->service);
 	return *s ? TRANSLATE : PASS;
@@ -77,7 +106,7 @@ INLINE enum outcome connect(struct bpf_sock_addr *ctx, struct peer *p)
 	enum outcome o = find(ctx, p, &s, &client);
 
 	if (o == TRANSLATE)
-		o = choose(p, s, &client);
+		o = choose(ctx, p, s, &client);
 	if (o == TRANSLATE)
 		peer_connected(ctx, p, s->flags & SERVICE_LEAST);
 	return o;
@@ -121,7 +150,7 @@ INLINE enum outcome datagram_to(struct bpf_sock_addr *ctx, struct peer *p)
 		p->given_port = last->given_port;
 		return TRANSLATE;
 	}
-	o = choose(p, s, &client);
+	o = choose(ctx, p, s, &client);
 	if (o != TRANSLATE)
 		return o;
 	if (last)

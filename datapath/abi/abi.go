@@ -80,6 +80,12 @@ type (
 	DropReason = netdevDropReason
 	// Place is where a verdict fell.
 	Place = netdevPlace
+	// Event is what happened to a flow.
+	Event = netdevEvent
+	// EventKind is the kind of an Event.
+	EventKind = netdevEventKind
+	// Watch is the single row of the watch map.
+	Watch = netdevWatch
 )
 
 // Bits of Node.Flags.
@@ -110,6 +116,14 @@ const (
 	CTRst        = netdevConntrackFlagCT_RST
 )
 
+// Values of Event.Kind; bpf/lib/event.h says what each means.
+const (
+	EventNew    = netdevEventKindEVENT_NEW
+	EventEnd    = netdevEventKindEVENT_END
+	EventPacket = netdevEventKindEVENT_PACKET
+	EventDrop   = netdevEventKindEVENT_DROP
+)
+
 // Peers that are not pods, and the first identity that is one.
 const (
 	PeerAny   = netdevPolicyPeerPEER_ANY
@@ -124,6 +138,9 @@ const (
 	PortsNone = netdevPolicyPortsPORTS_NONE
 	PortsAll  = netdevPolicyPortsPORTS_ALL
 )
+
+// EventKinds is how many kinds of events there are; they count from 0.
+const EventKinds = int(netdevEventKindEVENT_KIND_COUNT)
 
 // Reasons is how many drop reasons there are; they count from 0.
 const Reasons = int(netdevDropReasonDROP_REASON_COUNT)
@@ -156,6 +173,8 @@ const (
 	MapCIDR        = netdevMapCidr
 	MapPorts       = netdevMapPorts
 	MapTunnel      = netdevMapTunnel
+	MapEvents      = netdevMapEvents
+	MapWatch       = netdevMapWatch
 )
 
 // Names of programs, as in C.

@@ -7,10 +7,11 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// Names are the names of drop reasons and places, by number.
+// Names are the names of drop reasons, places and kinds of events, by number.
 type Names struct {
 	Reasons []string // for example "no_backend"
 	Places  []string // for example "from_pod"
+	Kinds   []string // for example "new"
 }
 
 // ReadNames reads the names from the type information of the embedded
@@ -28,7 +29,11 @@ func ReadNames() (Names, error) {
 	if err != nil {
 		return Names{}, err
 	}
-	return Names{Reasons: reasons, Places: places}, nil
+	kinds, err := enumNames(spec.Types, "event_kind", "EVENT_", EventKinds)
+	if err != nil {
+		return Names{}, err
+	}
+	return Names{Reasons: reasons, Places: places, Kinds: kinds}, nil
 }
 
 // enumNames gives the first n values of an enum, in lower case and without

@@ -139,6 +139,54 @@ type netdevEndpoint struct {
 	Ingress  uint32
 }
 
+type netdevEvent struct {
+	_    structs.HostLayout
+	Time uint64
+	Src  struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Dst struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	NewSrc struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	NewDst struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Sport    uint16
+	Dport    uint16
+	NewSport uint16
+	NewDport uint16
+	Service  uint32
+	Ifindex  uint32
+	Egress   uint32
+	Ingress  uint32
+	Length   uint32
+	Kind     uint8
+	Reason   uint8
+	Place    uint8
+	Proto    uint8
+	Tcp      uint8
+	Reply    uint8
+	Pad      [2]uint8
+	_        [4]byte
+}
+
+type netdevEventKind uint32
+
+const (
+	netdevEventKindEVENT_NEW        netdevEventKind = 0
+	netdevEventKindEVENT_END        netdevEventKind = 1
+	netdevEventKindEVENT_PACKET     netdevEventKind = 2
+	netdevEventKindEVENT_DROP       netdevEventKind = 3
+	netdevEventKindEVENT_KIND_COUNT netdevEventKind = 4
+)
+
 type netdevFlow struct {
 	_      structs.HostLayout
 	Packet struct {
@@ -211,7 +259,11 @@ type netdevFlow struct {
 		Port    uint16
 		Proto   uint8
 		Outside bool
+		Egress  uint32
+		Ingress uint32
 	}
+	Place     uint32
+	Unwatched uint32
 }
 
 type netdevFragment struct {
@@ -373,6 +425,14 @@ type netdevTunnelKey struct {
 	Addr   netdevAddr
 }
 
+type netdevWatch struct {
+	_     structs.HostLayout
+	Until uint64
+	On    uint32
+	Every uint32
+	Lost  uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -384,6 +444,7 @@ const (
 	netdevMapDevice          = "device"
 	netdevMapDrop            = "drop"
 	netdevMapEndpoint        = "endpoint"
+	netdevMapEvents          = "events"
 	netdevMapFragment        = "fragment"
 	netdevMapFrontend        = "frontend"
 	netdevMapIdentity        = "identity"
@@ -397,11 +458,14 @@ const (
 	netdevMapSlot            = "slot"
 	netdevMapSourceRange     = "source_range"
 	netdevMapTunnel          = "tunnel"
+	netdevMapWatch           = "watch"
 	netdevProgFromNet        = "from_net"
 	netdevProgToNet          = "to_net"
 	netdevVarClusterNetwork  = "cluster_network"
 	netdevVarClusterNetwork6 = "cluster_network6"
 	netdevVarDropReasons     = "drop_reasons"
+	netdevVarEventKinds      = "event_kinds"
+	netdevVarEventLayout     = "event_layout"
 	netdevVarGuestNetwork    = "guest_network"
 	netdevVarHasSetRetval    = "has_set_retval"
 	netdevVarHostNetns       = "host_netns"
@@ -475,6 +539,7 @@ type netdevMapSpecs struct {
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
@@ -488,6 +553,7 @@ type netdevMapSpecs struct {
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
+	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // netdevVariableSpecs contains global variables before they are loaded into the kernel.
@@ -497,6 +563,8 @@ type netdevVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.VariableSpec `ebpf:"event_kinds"`
+	EventLayout     *ebpf.VariableSpec `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
@@ -540,6 +608,7 @@ type netdevMaps struct {
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
+	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
@@ -553,6 +622,7 @@ type netdevMaps struct {
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
 	Tunnel      *ebpf.Map `ebpf:"tunnel"`
+	Watch       *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *netdevMaps) Close() error {
@@ -564,6 +634,7 @@ func (m *netdevMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Endpoint,
+		m.Events,
 		m.Fragment,
 		m.Frontend,
 		m.Identity,
@@ -577,6 +648,7 @@ func (m *netdevMaps) Close() error {
 		m.Slot,
 		m.SourceRange,
 		m.Tunnel,
+		m.Watch,
 	)
 }
 
@@ -587,6 +659,8 @@ type netdevVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.Variable `ebpf:"event_kinds"`
+	EventLayout     *ebpf.Variable `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`

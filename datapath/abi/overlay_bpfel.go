@@ -23,6 +23,7 @@ const (
 	overlayMapDevice          = "device"
 	overlayMapDrop            = "drop"
 	overlayMapEndpoint        = "endpoint"
+	overlayMapEvents          = "events"
 	overlayMapFragment        = "fragment"
 	overlayMapFrontend        = "frontend"
 	overlayMapIdentity        = "identity"
@@ -36,11 +37,14 @@ const (
 	overlayMapSlot            = "slot"
 	overlayMapSourceRange     = "source_range"
 	overlayMapTunnel          = "tunnel"
+	overlayMapWatch           = "watch"
 	overlayProgFromOverlay    = "from_overlay"
 	overlayProgToOverlay      = "to_overlay"
 	overlayVarClusterNetwork  = "cluster_network"
 	overlayVarClusterNetwork6 = "cluster_network6"
 	overlayVarDropReasons     = "drop_reasons"
+	overlayVarEventKinds      = "event_kinds"
+	overlayVarEventLayout     = "event_layout"
 	overlayVarGuestNetwork    = "guest_network"
 	overlayVarHasSetRetval    = "has_set_retval"
 	overlayVarHostNetns       = "host_netns"
@@ -114,6 +118,7 @@ type overlayMapSpecs struct {
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
@@ -127,6 +132,7 @@ type overlayMapSpecs struct {
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
+	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // overlayVariableSpecs contains global variables before they are loaded into the kernel.
@@ -136,6 +142,8 @@ type overlayVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.VariableSpec `ebpf:"event_kinds"`
+	EventLayout     *ebpf.VariableSpec `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
@@ -179,6 +187,7 @@ type overlayMaps struct {
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
+	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
@@ -192,6 +201,7 @@ type overlayMaps struct {
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
 	Tunnel      *ebpf.Map `ebpf:"tunnel"`
+	Watch       *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *overlayMaps) Close() error {
@@ -203,6 +213,7 @@ func (m *overlayMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Endpoint,
+		m.Events,
 		m.Fragment,
 		m.Frontend,
 		m.Identity,
@@ -216,6 +227,7 @@ func (m *overlayMaps) Close() error {
 		m.Slot,
 		m.SourceRange,
 		m.Tunnel,
+		m.Watch,
 	)
 }
 
@@ -226,6 +238,8 @@ type overlayVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.Variable `ebpf:"event_kinds"`
+	EventLayout     *ebpf.Variable `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`

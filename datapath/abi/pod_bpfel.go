@@ -23,6 +23,7 @@ const (
 	podMapDevice          = "device"
 	podMapDrop            = "drop"
 	podMapEndpoint        = "endpoint"
+	podMapEvents          = "events"
 	podMapFragment        = "fragment"
 	podMapFrontend        = "frontend"
 	podMapIdentity        = "identity"
@@ -35,11 +36,14 @@ const (
 	podMapService         = "service"
 	podMapSlot            = "slot"
 	podMapSourceRange     = "source_range"
+	podMapWatch           = "watch"
 	podProgFromPod        = "from_pod"
 	podProgToPod          = "to_pod"
 	podVarClusterNetwork  = "cluster_network"
 	podVarClusterNetwork6 = "cluster_network6"
 	podVarDropReasons     = "drop_reasons"
+	podVarEventKinds      = "event_kinds"
+	podVarEventLayout     = "event_layout"
 	podVarGuestNetwork    = "guest_network"
 	podVarHasSetRetval    = "has_set_retval"
 	podVarHostNetns       = "host_netns"
@@ -113,6 +117,7 @@ type podMapSpecs struct {
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
@@ -125,6 +130,7 @@ type podMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // podVariableSpecs contains global variables before they are loaded into the kernel.
@@ -134,6 +140,8 @@ type podVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.VariableSpec `ebpf:"event_kinds"`
+	EventLayout     *ebpf.VariableSpec `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
@@ -177,6 +185,7 @@ type podMaps struct {
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
+	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
@@ -189,6 +198,7 @@ type podMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Watch       *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *podMaps) Close() error {
@@ -200,6 +210,7 @@ func (m *podMaps) Close() error {
 		m.Device,
 		m.Drop,
 		m.Endpoint,
+		m.Events,
 		m.Fragment,
 		m.Frontend,
 		m.Identity,
@@ -212,6 +223,7 @@ func (m *podMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Watch,
 	)
 }
 
@@ -222,6 +234,8 @@ type podVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.Variable `ebpf:"event_kinds"`
+	EventLayout     *ebpf.Variable `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`

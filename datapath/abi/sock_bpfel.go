@@ -85,6 +85,54 @@ const (
 	sockDropReasonDROP_REASON_COUNT     sockDropReason = 20
 )
 
+type sockEvent struct {
+	_    structs.HostLayout
+	Time uint64
+	Src  struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Dst struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	NewSrc struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	NewDst struct {
+		_     structs.HostLayout
+		Bytes [16]uint8
+	}
+	Sport    uint16
+	Dport    uint16
+	NewSport uint16
+	NewDport uint16
+	Service  uint32
+	Ifindex  uint32
+	Egress   uint32
+	Ingress  uint32
+	Length   uint32
+	Kind     uint8
+	Reason   uint8
+	Place    uint8
+	Proto    uint8
+	Tcp      uint8
+	Reply    uint8
+	Pad      [2]uint8
+	_        [4]byte
+}
+
+type sockEventKind uint32
+
+const (
+	sockEventKindEVENT_NEW        sockEventKind = 0
+	sockEventKindEVENT_END        sockEventKind = 1
+	sockEventKindEVENT_PACKET     sockEventKind = 2
+	sockEventKindEVENT_DROP       sockEventKind = 3
+	sockEventKindEVENT_KIND_COUNT sockEventKind = 4
+)
+
 type sockFrontend struct {
 	_       structs.HostLayout
 	Service uint32
@@ -182,6 +230,14 @@ type sockSourceRangeKey struct {
 	Source  sockAddr
 }
 
+type sockWatch struct {
+	_     structs.HostLayout
+	Until uint64
+	On    uint32
+	Every uint32
+	Lost  uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -190,6 +246,7 @@ const (
 	sockMapDatagram        = "datagram"
 	sockMapDevice          = "device"
 	sockMapDrop            = "drop"
+	sockMapEvents          = "events"
 	sockMapFrontend        = "frontend"
 	sockMapLoad            = "load"
 	sockMapNetns           = "netns"
@@ -199,6 +256,7 @@ const (
 	sockMapService         = "service"
 	sockMapSlot            = "slot"
 	sockMapSourceRange     = "source_range"
+	sockMapWatch           = "watch"
 	sockProgConnect4       = "connect4"
 	sockProgConnect6       = "connect6"
 	sockProgGetpeername4   = "getpeername4"
@@ -211,6 +269,8 @@ const (
 	sockVarClusterNetwork  = "cluster_network"
 	sockVarClusterNetwork6 = "cluster_network6"
 	sockVarDropReasons     = "drop_reasons"
+	sockVarEventKinds      = "event_kinds"
+	sockVarEventLayout     = "event_layout"
 	sockVarGuestNetwork    = "guest_network"
 	sockVarHasSetRetval    = "has_set_retval"
 	sockVarHostNetns       = "host_netns"
@@ -288,6 +348,7 @@ type sockMapSpecs struct {
 	Datagram    *ebpf.MapSpec `ebpf:"datagram"`
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
 	Netns       *ebpf.MapSpec `ebpf:"netns"`
@@ -297,6 +358,7 @@ type sockMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -306,6 +368,8 @@ type sockVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.VariableSpec `ebpf:"event_kinds"`
+	EventLayout     *ebpf.VariableSpec `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.VariableSpec `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.VariableSpec `ebpf:"host_netns"`
@@ -346,6 +410,7 @@ type sockMaps struct {
 	Datagram    *ebpf.Map `ebpf:"datagram"`
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
+	Events      *ebpf.Map `ebpf:"events"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Load        *ebpf.Map `ebpf:"load"`
 	Netns       *ebpf.Map `ebpf:"netns"`
@@ -355,6 +420,7 @@ type sockMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Watch       *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *sockMaps) Close() error {
@@ -363,6 +429,7 @@ func (m *sockMaps) Close() error {
 		m.Datagram,
 		m.Device,
 		m.Drop,
+		m.Events,
 		m.Frontend,
 		m.Load,
 		m.Netns,
@@ -372,6 +439,7 @@ func (m *sockMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Watch,
 	)
 }
 
@@ -382,6 +450,8 @@ type sockVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
+	EventKinds      *ebpf.Variable `ebpf:"event_kinds"`
+	EventLayout     *ebpf.Variable `ebpf:"event_layout"`
 	GuestNetwork    *ebpf.Variable `ebpf:"guest_network"`
 	HasSetRetval    *ebpf.Variable `ebpf:"has_set_retval"`
 	HostNetns       *ebpf.Variable `ebpf:"host_netns"`

@@ -111,6 +111,7 @@ skep_datapath_map_rows{map="node"} 0
 skep_datapath_map_rows{map="policy"} 0
 skep_datapath_map_rows{map="ports"} 0
 skep_datapath_map_rows{map="slot"} 1
+skep_datapath_map_rows{map="tunnel"} 0
 `
 	must(t, testutil.GatherAndCompare(registry, strings.NewReader(want), "skep_datapath_map_rows"))
 	if n, err := testutil.GatherAndCount(registry); err != nil || n < 10 {
