@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -179,7 +180,10 @@ func (n *node) startForeign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plugins := cni.NewServer(cni.Config{Socket: install.Socket, Network: d, Pods: pods, Logger: n.logger.With("component", "cni")})
+	plugins, err := cni.NewServer(cni.Config{Socket: install.Socket, Network: d, Pods: pods, Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "cni")})
+	if err != nil {
+		return err
+	}
 	if err := plugins.Listen(ctx); err != nil {
 		return err
 	}

@@ -73,15 +73,22 @@ func TestInstallation(t *testing.T) {
 func TestInstallationBesideOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	i := Installation{BinDir: dir, ConfDir: dir, Binary: dir + "/binary", Socket: "/s", Record: dir + "/record"}
+	i := Installation{BinDir: dir, ConfDir: dir, Socket: "/s", Record: dir + "/record"}
 	first := filepath.Join(dir, "05-other.conflist")
-	for _, f := range []string{i.Binary, filepath.Join(dir, "loopback"), first, filepath.Join(dir, ".hidden.conf")} {
+	for _, f := range []string{filepath.Join(dir, "loopback"), first, filepath.Join(dir, ".hidden.conf")} {
 		if err := os.WriteFile(f, []byte("theirs"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+	// No second name can be given to a file of another file system; it is copied.
+	i.Binary = "/proc/self/exe"
 	if err := i.InstallPlugin(); err != nil {
 		t.Fatal(err)
+	}
+	if self, err := os.Stat(i.Binary); err != nil {
+		t.Error(err)
+	} else if info, err := os.Stat(filepath.Join(dir, "skep")); err != nil || info.Size() != self.Size() || info.Mode() != 0o755 {
+		t.Errorf("plugin: %v %v", info, err)
 	}
 	if before, err := i.InstallConfig(); err != nil || before != first {
 		t.Errorf("preferred: %q %v, want %s", before, err, first)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
@@ -126,7 +127,11 @@ func newAgent(t *testing.T) *agent {
 // start serves until the returned function is called, or the test ends.
 func (a *agent) start(t *testing.T) (stop func()) {
 	t.Helper()
-	s := NewServer(Config{Socket: a.socket, Network: a.network, Pods: a.pods, Patience: 300 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := NewServer(Config{Socket: a.socket, Network: a.network, Pods: a.pods, Patience: 300 * time.Millisecond,
+		Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -9,11 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/podnet"
@@ -28,7 +31,7 @@ type Network interface {
 	Retain(ctx context.Context, ids []string) error
 }
 
-// Config is what a Server needs. All fields are required but Patience.
+// Config is what a Server needs. All fields are required but Patience and Metrics.
 type Config struct {
 	// Socket is where to listen, in a directory that is root's alone.
 	Socket  string
@@ -36,7 +39,9 @@ type Config struct {
 	Pods    *Pods
 	// Patience is how long ADD waits to hear of its pod from the API; 0 means DefaultPatience.
 	Patience time.Duration
-	Logger   *slog.Logger
+	// Metrics gets the collectors; nil means none.
+	Metrics prometheus.Registerer
+	Logger  *slog.Logger
 }
 
 const (
@@ -53,14 +58,23 @@ type Server struct {
 	listener *net.UnixListener
 	// collecting is held for reading by ADD and for writing by GC, which must not see half an attachment.
 	collecting sync.RWMutex
+	// took is how long requests took, by command and by the code of the error, 0 for none.
+	took *prometheus.HistogramVec
 }
 
 // NewServer returns a Server that does not listen yet.
-func NewServer(cfg Config) *Server {
+func NewServer(cfg Config) (*Server, error) {
 	if cfg.Patience == 0 {
 		cfg.Patience = DefaultPatience
 	}
-	return &Server{cfg: cfg, pending: deletionsBeside(cfg.Socket)}
+	s := &Server{cfg: cfg, pending: deletionsBeside(cfg.Socket), took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "skep_cni_request_duration_seconds", Help: "Time to answer the CNI plugin, by command and error code, 0 for success.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+	}, []string{"command", "code"})}
+	if cfg.Metrics != nil {
+		return s, cfg.Metrics.Register(s.took)
+	}
+	return s, nil
 }
 
 // Listen begins to listen and then does what was noted while no agent did.
@@ -131,6 +145,7 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) {
 	start := time.Now()
 	a, err := s.do(ctx, r, ns)
 	answer := reply{Attachment: a, Error: specified(err)}
+	s.measure(r.Command, answer.Error, time.Since(start))
 	if err != nil {
 		s.cfg.Logger.Warn("CNI", "command", r.Command, "pod", r.podName.String(), "sandbox", r.ContainerID, "error", err)
 	} else {
@@ -141,6 +156,17 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) {
 		// The runtime ends what it gave up: with DEL, or with another ADD.
 		s.cfg.Logger.Warn("a CNI plugin did not wait for its answer", "command", r.Command, "sandbox", r.ContainerID, "error", err)
 	}
+}
+
+func (s *Server) measure(command string, failure *types.Error, took time.Duration) {
+	code := uint(0)
+	if failure != nil {
+		code = failure.Code
+	}
+	if !slices.Contains([]string{commandAdd, commandDel, commandCheck, commandGC, commandStatus}, command) {
+		command = "other"
+	}
+	s.took.WithLabelValues(command, strconv.FormatUint(uint64(code), 10)).Observe(took.Seconds())
 }
 
 // specified is an error as the specification has it.

@@ -64,10 +64,17 @@ func TestForeignCluster(t *testing.T) {
 	})
 	t.Run("commands of the specification", func(t *testing.T) { n.commands(t, web, client) })
 	t.Run("killed agent", func(t *testing.T) { n.whileKilled(t, web, client, clusterIPs[0]) })
+	t.Run("agent in a container", func(t *testing.T) {
+		n.killAgent(t)
+		n.startContained(t)
+		contained := n.start(t, podNamed("contained", 0))
+		must(t)(client.call("http://"+contained.ip+":8080/", "--wait", "10s"))
+		must(t)(contained.call("http://" + net.JoinHostPort(clusterIPs[1], "80") + "/"))
+	})
 	t.Run("churn", func(t *testing.T) { n.churn(t, web) })
 	t.Run("health", func(t *testing.T) {
 		must(t)(n.skep("net", "call", "http://127.0.0.1:10256/healthz"))
-		if out := must(t)(n.skep("net", "call", "http://127.0.0.1:10249/metrics")); !strings.Contains(out, "skep_") {
+		if out := must(t)(n.skep("net", "call", "http://127.0.0.1:10249/metrics")); !strings.Contains(out, "skep_datapath_") {
 			t.Errorf("metrics: %.200s", out)
 		}
 	})

@@ -72,11 +72,17 @@ func newNode(t *testing.T) *foreignNode {
 	}
 	n := &foreignNode{binary: binary, name: "skep-foreign-" + strconv.Itoa(os.Getpid()), dir: dir}
 	t.Cleanup(func() {
+		// The agent's clean-up has done this, if there was one.
+		if err := unix.Unmount(dir+"/run", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			t.Error(err)
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Cleanup(func() { n.removeCgroups(t) })
+	// What is mounted in the run directory is seen in all mount namespaces that have it, as below /run of a usual machine.
+	sh(t, "mkdir "+dir+"/run && mount --bind "+dir+"/run "+dir+"/run && mount --make-shared "+dir+"/run")
 	n.addNamespaces(t)
 	n.startServer(t)
 	n.startContainerd(t)
@@ -301,11 +307,26 @@ func (n *foreignNode) places() []string {
 	return []string{"--data-dir", n.dir + "/data", "--run-dir", n.dir + "/run", "--bpf-dir", "/sys/fs/bpf/" + n.name, "--cgroup", n.name}
 }
 
-// startAgent starts the network.
+// agentArgs start the network.
+func (n *foreignNode) agentArgs() []string {
+	return append([]string{"agent", "--detach", "--network-only", "--kubeconfig", n.dir + "/kubeconfig", "--node-name", worker,
+		"--pod-cidr", podCIDR, "--service-cidr", svcCIDR, "--cni-bin-dir", n.dir + "/cni-bin", "--cni-conf-dir", n.dir + "/cni-conf"}, n.places()...)
+}
+
 func (n *foreignNode) startAgent(t *testing.T) {
 	t.Helper()
-	must(t)(n.skep(append([]string{"agent", "--detach", "--network-only", "--kubeconfig", n.dir + "/kubeconfig", "--node-name", worker,
-		"--pod-cidr", podCIDR, "--service-cidr", svcCIDR, "--cni-bin-dir", n.dir + "/cni-bin", "--cni-conf-dir", n.dir + "/cni-conf"}, n.places()...)...))
+	must(t)(n.skep(n.agentArgs()...))
+}
+
+// startContained starts the agent as in a container of a DaemonSet: in a mount namespace that has the agent's run directory in
+// common with the node, and sees nothing of the container runtime's namespaces.
+func (n *foreignNode) startContained(t *testing.T) {
+	t.Helper()
+	script := `mount --make-private "$(findmnt -no TARGET -T "$0/containerd-run")" && mount -t tmpfs none "$0/containerd-run" && exec "$@"`
+	cmd := n.command("", n.agentArgs()...)
+	args := append([]string{"-m", "--propagation", "unchanged", "bash", "-ec", script, n.dir}, cmd.Args...)
+	out, err := exec.Command("unshare", args...).CombinedOutput()
+	must(t)(string(out), err)
 }
 
 // killAgent kills the agent as the kernel does one that takes too much memory.
