@@ -43,6 +43,7 @@ Names of Services and pods come from the API server where it answers.`,
 		netTableCommand(&o, "services", "Services: where they answer, and what serves them", observe.Services),
 		netTableCommand(&o, "backends", "Addresses that serve, and the Services that lead there", observe.Backends),
 		netTableCommand(&o, "endpoints", "This node's pods: address, device, hardware address", observe.Endpoints),
+		netNodesCommand(&o),
 		netTableCommand(&o, "conntrack", "Connections that cross the packet programs", func(m *bpfmap.Maps, names observe.Names) ([]observe.Flow, error) {
 			return observe.Flows(m, names, reconcile.SweepPeriod)
 		}),
