@@ -141,7 +141,8 @@ SEPARATE int flow_create(struct __sk_buff *skb)
 
 	if (!f || !c)
 		return DROP_REWRITE;
-	reason = nat_create(&f->packet, &f->translation, c, &f->entry);
+	reason = nat_create(&f->key, f->from, &f->packet, &f->translation, c,
+			    &f->entry);
 	if (reason == DROP_NONE && watch_get())
 		flow_event(skb, EVENT_NEW, DROP_NONE);
 	if (reason == DROP_NONE && nat_rewrite(skb, &f->packet, &f->entry))

@@ -194,10 +194,85 @@ INLINE int nat_keep(struct conntrack_key *key, struct conntrack *reply,
 	return err;
 }
 
-/* nat_reserve inserts the answering side: whoever does that owns the port. A
- * flow that cannot keep its source port gets another one.
+/* nat_again gives a flow that begins anew the port that it had: its entries
+ * are still there, so the port is its own.
  */
-INLINE enum drop_reason nat_reserve(struct conntrack_key *key,
+INLINE bool nat_again(const struct conntrack_key *first,
+		      const struct translation *t, __be16 *sport)
+{
+	struct conntrack *old = bpf_map_lookup_elem(&conntrack, first);
+
+	if (!old || !(old->flags & CT_REWRITE_SRC) ||
+	    (old->flags & CT_REPLY_SIDE) || !addr_equal(&old->src, &t->src))
+		return false;
+	if ((t->flags & CT_REWRITE_DST) &&
+	    (old->dport != t->dport || !addr_equal(&old->dst, &t->dst)))
+		return false;
+	*sport = old->sport;
+	return true;
+}
+
+/* nat_evict takes the port of a closed flow, whose answering side is at key,
+ * by deleting its other side.
+ */
+INLINE bool nat_evict(const struct conntrack_key *key, const struct packet *p,
+		      const struct translation *t)
+{
+	struct conntrack *old = bpf_map_lookup_elem(&conntrack, key);
+	bool dnat = t->flags & CT_REWRITE_DST;
+	struct conntrack_key first;
+
+	if (!old || !conntrack_closed(old) || !(old->flags & CT_REPLY_SIDE) ||
+	    !(old->flags & CT_REWRITE_DST))
+		return false;
+	if (old->flags & CT_REWRITE_SRC)
+		conntrack_key_of(&first, &old->dst, old->dport, &old->src,
+				 old->sport, p->proto);
+	else
+		conntrack_key_of(&first, &old->dst, old->dport,
+				 dnat ? &t->dst : &p->dst,
+				 dnat ? t->dport : p->dport, p->proto);
+	bpf_map_delete_elem(&conntrack, &first);
+	return true;
+}
+
+/* Among so many draws closed flows are left alone: who was reset may not
+ * believe it.
+ */
+#define NAT_TRIES_FREE (NAT_TRIES / 2)
+
+/* nat_draw reserves a port for a flow whose source is rewritten. Returns what
+ * the map said last.
+ */
+INLINE int nat_draw(const struct conntrack_key *first,
+		    struct conntrack_key *key, struct conntrack *reply,
+		    const struct packet *p, const struct translation *t,
+		    __be16 *sport)
+{
+	int err = -EEXIST; /* see nat_keep */
+
+	if (nat_again(first, t, sport)) {
+		nat_reply(key, reply, p, t, *sport);
+		return bpf_map_update_elem(&conntrack, key, reply, BPF_ANY);
+	}
+	for (int i = 0; i < NAT_TRIES && err == -EEXIST; i++) {
+		*sport = nat_port();
+		nat_reply(key, reply, p, t, *sport);
+		err = bpf_map_update_elem(&conntrack, key, reply, BPF_NOEXIST);
+		if (err == -EEXIST && i >= NAT_TRIES_FREE &&
+		    nat_evict(key, p, t))
+			err = bpf_map_update_elem(&conntrack, key, reply,
+						  BPF_ANY);
+	}
+	return err;
+}
+
+/* nat_reserve inserts the answering side: whoever does that owns the port. A
+ * flow that cannot keep its source port gets another one. first is the key of
+ * the beginning side.
+ */
+INLINE enum drop_reason nat_reserve(const struct conntrack_key *first,
+				    struct conntrack_key *key,
 				    struct conntrack *reply,
 				    const struct packet *p,
 				    struct translation *t, __be16 *sport)
@@ -212,22 +287,18 @@ INLINE enum drop_reason nat_reserve(struct conntrack_key *key,
 		t->flags |= CT_REWRITE_SRC;
 		t->src = p->src;
 	}
-	for (int i = 0; i < NAT_TRIES; i++) {
-		*sport = nat_port();
-		nat_reply(key, reply, p, t, *sport);
-		err = bpf_map_update_elem(&conntrack, key, reply, BPF_NOEXIST);
-		if (err != -EEXIST)
-			break;
-	}
+	err = nat_draw(first, key, reply, p, t, sport);
 	if (err == -EEXIST)
 		return DROP_PORTS_EXHAUSTED;
 	return err ? DROP_TABLE_FULL : DROP_NONE;
 }
 
 /* nat_create makes the two entries of a translated flow; *ct gets the one of
- * the beginning side, by which the packet at hand is to be rewritten.
+ * the beginning side, by which the packet at hand is to be rewritten. first
+ * is its key, from the index of the packet's source in that.
  */
-INLINE enum drop_reason nat_create(const struct packet *p,
+INLINE enum drop_reason nat_create(const struct conntrack_key *first,
+				   __u32 from, const struct packet *p,
 				   struct translation *t,
 				   const struct control *c,
 				   struct conntrack *ct)
@@ -237,12 +308,11 @@ INLINE enum drop_reason nat_create(const struct packet *p,
 		.last_seen = c->generation,
 		.service = t->service,
 	};
-	struct conntrack_key key, first;
+	struct conntrack_key key;
 	enum drop_reason reason;
 	__be16 sport = 0;
-	__u32 from;
 
-	reason = nat_reserve(&key, &reply, p, t, &sport);
+	reason = nat_reserve(first, &key, &reply, p, t, &sport);
 	if (reason != DROP_NONE)
 		return reason;
 	__builtin_memset(ct, 0, sizeof(*ct));
@@ -253,12 +323,10 @@ INLINE enum drop_reason nat_create(const struct packet *p,
 	ct->epoch = c->epoch;
 	ct->last_seen = c->generation;
 	ct->service = t->service;
-	from = conntrack_key_of(&first, &p->src, p->sport, &p->dst, p->dport,
-				p->proto);
 	ct->flags = t->flags | conntrack_from_flag(from) |
 		    (packet_opens_tcp(p) ? CT_SYN : 0);
 	conntrack_devices(ct, from, t->from_ifindex, t->to_ifindex);
-	if (!bpf_map_update_elem(&conntrack, &first, ct, BPF_ANY))
+	if (!bpf_map_update_elem(&conntrack, first, ct, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&conntrack, &key);
 	return DROP_TABLE_FULL;

@@ -16,6 +16,7 @@ type frame struct {
 	proto          uint8  // of IPv6 too: IPPROTO_ICMP stands for ICMPv6 there
 	flags          uint8  // TCP
 	seq, ack       uint32 // TCP
+	tcpOptions     []byte // a multiple of 4
 	icmp           icmpKind
 	about          *frame // an ICMP error: what it quotes
 	fragment       uint16 // flags and offset field, as IPv4 has them
@@ -165,7 +166,8 @@ func (f frame) message() []byte {
 		h = make([]byte, 20)
 		binary.BigEndian.PutUint32(h[4:], f.seq)
 		binary.BigEndian.PutUint32(h[8:], f.ack)
-		h[12], h[13] = 5<<4, f.flags
+		h = append(h, f.tcpOptions...)
+		h[12], h[13] = byte(len(h)/4)<<4, f.flags
 	case unix.IPPROTO_UDP:
 		h = make([]byte, 8)
 		binary.BigEndian.PutUint16(h[4:], uint16(8+len(f.payload)))

@@ -83,23 +83,24 @@ func testNode(tb testing.TB) *load.Objects {
 
 // live follows a packet's life, and its twin's of IPv6, on a node that no packet has passed.
 func live(t *testing.T, o *load.Objects, name string, life []hop) {
-	t.Run(name+" v4", func(t *testing.T) {
-		forget(t, o)
-		for _, h := range life {
-			h.check(t, o)
-		}
-	})
-	t.Run(name+" v6", func(t *testing.T) {
-		forget(t, o)
-		for _, h := range life {
+	t.Run(name+" v4", func(t *testing.T) { follow(t, o, life, false) })
+	t.Run(name+" v6", func(t *testing.T) { follow(t, o, life, true) })
+}
+
+// follow follows a packet's life, or its twin's of IPv6.
+func follow(t *testing.T, o *load.Objects, life []hop, v6 bool) {
+	t.Helper()
+	forget(t, o)
+	for _, h := range life {
+		if v6 {
 			h.in = h.in.six()
 			if h.out != nil {
 				out := h.out.six()
 				h.out = &out
 			}
-			h.check(t, o)
 		}
-	})
+		h.check(t, o)
+	}
 }
 
 // run sends one packet through a program.

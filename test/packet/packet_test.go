@@ -195,6 +195,15 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgToNet, udpFrame(a, out), pass, udpFrame(snat, out)),
 			refused(abi.ProgToNet, udpFrame(at(podB, 7), out), reason("ports_exhausted")),
 		}},
+		{"masquerade takes the port of a flow that was reset", []hop{
+			to(abi.ProgToNet, tcpFrame(a, out, syn), pass, tcpFrame(snat, out, syn)),
+			refused(abi.ProgToNet, tcpFrame(at(podB, 7), out, syn), reason("ports_exhausted")),
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, snat, rst)), redirect, hopped(fromOut(tcpFrame(out, a, rst)))),
+			to(abi.ProgToNet, tcpFrame(at(podB, 7), out, syn), pass, tcpFrame(snat, out, syn)),
+			to(abi.ProgFromNet, fromOut(tcpFrame(out, snat, syn|ack)), redirect, hopped(fromOut(tcpFrame(out, at(podB, 7), syn|ack)))),
+			// The other is not heard under its name.
+			refused(abi.ProgToNet, tcpFrame(a, out, ack), reason("ports_exhausted")),
+		}},
 		{"outside with the source of a pod of this node", []hop{
 			refused(abi.ProgFromNet, fromOut(udpFrame(a, b)), reason("spoofed")),
 			refused(abi.ProgFromNet, fromOut(tcpFrame(a, node, syn)), reason("spoofed")),
