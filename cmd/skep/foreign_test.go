@@ -54,7 +54,7 @@ func TestInternalIPs(t *testing.T) {
 func TestForeignFlags(t *testing.T) {
 	o := newStartOptions(role{command: "agent", agent: true})
 	given := []string{"--network-only", "--kubeconfig", "/k", "--node-name", "w", "--node-ip", "2001:db8::1,192.0.2.1", "--service-cidr", "10.96.0.0/12",
-		"--pod-cidr", "10.244.0.0/16", "--cluster-dns", "10.96.0.10,fd00::a", "--cluster-domain", "example.org", "--cni-conf-dir", "/c"}
+		"--pod-cidr", "10.244.0.0/16", "--cluster-dns", "10.96.0.10,fd00::a", "--cluster-domain", "example.org", "--cni-conf-dir", "/c", "--tunnel", "always"}
 	for range 2 {
 		cmd := agentCommandOf(o)
 		if err := cmd.ParseFlags(given); err != nil {
@@ -65,7 +65,7 @@ func TestForeignFlags(t *testing.T) {
 		}
 		f := o.node.foreign
 		if f.kubeconfig != "/k" || commas(f.dns) != "10.96.0.10,fd00::a" || commas(f.podCIDRs) != "10.244.0.0/16" || commas(f.serviceCIDRs) != "10.96.0.0/12" ||
-			f.confDir != "/c" || o.node.domain != "example.org" || o.node.name != "w" || commas(o.node.ips) != "2001:db8::1,192.0.2.1" {
+			f.confDir != "/c" || o.node.domain != "example.org" || o.node.tunnel != "always" || o.node.name != "w" || commas(o.node.ips) != "2001:db8::1,192.0.2.1" {
 			t.Errorf("%+v %+v", o.node, f)
 		}
 		given = o.node.args()

@@ -87,7 +87,7 @@ func (c nodeConfig) args() []string {
 		args = append(args, "--node-ip", commas(c.ips))
 	}
 	if c.foreign != nil {
-		return append(append(args, "--cluster-domain", c.domain), c.foreign.args()...)
+		return append(append(args, "--cluster-domain", c.domain, "--tunnel", c.tunnel), c.foreign.args()...)
 	}
 	if c.agent {
 		args = append(args, "--containerd-address", c.containerd, "--tunnel", c.tunnel)
