@@ -22,7 +22,7 @@
 	X(NO_MASQUERADE)     /* the device has no masquerade address */          \
 	X(NO_LOCAL_BACKEND)  /* of a Service that other nodes serve */           \
 	X(SOURCE_RANGE)	     /* the load balancer is not for that source */      \
-	X(NOT_SYN)	     /* mid-flow TCP packet of an unknown Service flow */ \
+	X(NOT_SYN)	     /* mid-flow TCP of an unknown translated flow */    \
 	X(REWRITE)	     /* the kernel refused to change the packet */       \
 	X(POLICY_INGRESS)    /* no policy of the receiver allows it */           \
 	X(POLICY_EGRESS)     /* no policy of the sender allows it */           \

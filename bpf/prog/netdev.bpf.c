@@ -212,6 +212,8 @@ INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 	src = device_masquerade(skb->ifindex, f->packet.v6);
 	if (!src)
 		return flow_drop(skb, DROP_NO_MASQUERADE, PLACE_TO_NET);
+	if (f->packet.proto == IPPROTO_TCP && !packet_opens_tcp(&f->packet))
+		return flow_drop(skb, DROP_NOT_SYN, PLACE_TO_NET); /* see begin of pod */
 	t->flags = CT_REWRITE_SRC;
 	t->from_ifindex = flow_device(&f->packet.src);
 	t->src = *src;

@@ -196,6 +196,11 @@ INLINE int begin(struct __sk_buff *skb, struct flow *f,
 		flow_track(skb, f, c, 0, skb->ifindex, 0);
 		return leave(skb);
 	}
+	/* Late packets of a connection that is over. With another source port
+	 * nobody knows them, and their entry would stay for hours.
+	 */
+	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
+		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_POD);
 	if (!flow_route(skb, false))
 		return TC_ACT_OK;
 	return masquerade(skb, f);

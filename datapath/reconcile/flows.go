@@ -248,7 +248,7 @@ func idleLimit(flow bpfmap.Flow) time.Duration {
 			return idleTCPClosed
 		case has(abi.CTFinFrom), has(abi.CTFinTo):
 			return idleTCPHalf
-		case has(abi.CTSyn) && !has(abi.CTReplied):
+		case !has(abi.CTReplied):
 			return idleTCPOpening
 		}
 		return idleTCP

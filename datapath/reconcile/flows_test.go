@@ -65,6 +65,7 @@ func TestSweep(t *testing.T) {
 		{"established TCP rests for hours", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", abi.CTSyn|abi.CTReplied, ago(5*time.Hour))}, 1},
 		{"but not for ever", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", abi.CTSyn|abi.CTReplied, ago(7*time.Hour))}, 0},
 		{"a SYN that nobody answers", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", abi.CTSyn, ago(2*time.Minute))}, 0},
+		{"a late packet of a connection that is over", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", 0, ago(2*time.Minute))}, 0},
 		{"closed TCP goes soon", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", abi.CTSyn|abi.CTFinFrom|abi.CTFinTo, ago(time.Minute))}, 0},
 		{"half-closed TCP stays a while", []bpfmap.Flow{flowBetween(desired.TCP, "10.0.0.1:1", "10.0.0.2:2", abi.CTSyn|abi.CTFinFrom, ago(time.Minute))}, 1},
 		{"UDP question", []bpfmap.Flow{flowBetween(desired.UDP, "10.0.0.1:1", "10.0.0.2:2", 0, ago(time.Minute))}, 0},

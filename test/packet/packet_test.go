@@ -187,6 +187,13 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgToNet, udpFrame(a, out), pass, udpFrame(snat, out)),
 			to(abi.ProgFromNet, fromOut(udpFrame(out, snat)), redirect, hopped(fromOut(udpFrame(out, a)))),
 		}},
+		{"late packets of a pod's connection to outside that is over", []hop{
+			refused(abi.ProgFromPod, fromA(answered(tcpFrame(a, out, 0), ack, 100, 77)), reason("not_syn"),
+				answered(tcpFrame(out, a, 0), rst, 77, 0).macs(macHost, macA)),
+			refused(abi.ProgFromPod, fromA(tcpFrame(a, out, rst)), reason("not_syn")),
+			refused(abi.ProgToNet, tcpFrame(a, out, ack), reason("not_syn")),
+			refused(abi.ProgToNet, tcpFrame(a, out, fin|ack), reason("not_syn")),
+		}},
 		{"masquerade of a ping and back", []hop{
 			to(abi.ProgToNet, echo(a, at(clientIP, 0)), pass, echo(snat, at(clientIP, 0))),
 			to(abi.ProgFromNet, fromOut(echoReply(at(clientIP, 0), snat)), redirect, hopped(fromOut(echoReply(at(clientIP, 0), a)))),
