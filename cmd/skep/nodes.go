@@ -123,6 +123,7 @@ func (n *node) startFellows(ctx context.Context, api *rest.Config) error {
 // the outcome of the first start.
 func (n *node) keepFellow(ctx context.Context, f nodeConfig, ready chan<- error) {
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		began := time.Now()
 		pid, runs := lockHolder(f.paths)
 		orderly := false
 		if runs {
@@ -138,6 +139,9 @@ func (n *node) keepFellow(ctx context.Context, f nodeConfig, ready chan<- error)
 			return
 		}
 		ready = make(chan error, 1) // nobody waits for later starts
+		if time.Since(began) > 2*pause {
+			pause = time.Second // it ran: the pauses are for one that cannot start
+		}
 		select {
 		case <-ctx.Done():
 			return
