@@ -168,5 +168,9 @@ func benchHammerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&h.URL, "url", "", "what to request")
 	cmd.Flags().IntVar(&h.Workers, "workers", 4, "requests in flight")
 	cmd.Flags().StringVar(&h.Held, "held", "", "TCP address to hold a connection to")
+	cmd.Flags().StringVar(&h.Datagram, "udp", "", "UDP address to ask from a socket that is not connected")
+	cmd.Flags().StringVar(&h.Connected, "connected-udp", "", "UDP address to ask from a connected socket")
+	cmd.Flags().DurationVar(&h.Timeout, "timeout", 5*time.Second, "how long an HTTP request may take")
+	cmd.Flags().DurationVar(&h.Pause, "pause", 2*time.Millisecond, "between two requests of a worker")
 	return cmd
 }
