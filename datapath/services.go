@@ -48,6 +48,7 @@ type services struct {
 	pods         corelisters.PodLister
 	table        *reconcile.Services
 	health       *health.Server
+	flows        *reconcile.Flows
 	sockets      *reconcile.Sockets
 	remote       *nodes
 	latency      *observe.Latency
@@ -86,6 +87,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		pods:         cfg.Informers.Core().V1().Pods().Lister(),
 		slices:       cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
 		table:        table,
+		flows:        flows,
 		sockets:      sockets,
 		health:       health.NewServer(ready, cfg.Logger),
 		remote:       remote,
@@ -346,7 +348,8 @@ func (s *services) reset(owner reconcile.Owner, ids []uint32, backends []desired
 	}
 }
 
-// resetEnded resets the sockets that are stuck with pods which have ended. Whoever has their addresses by now is left alone.
+// resetEnded resets the sockets that are stuck with pods which have ended, and forgets flows to them: their addresses may be given
+// to others. Whoever has them by now is left alone.
 func (s *services) resetEnded(ended map[netip.Addr]struct{}) error {
 	if len(ended) == 0 {
 		return nil
@@ -359,6 +362,9 @@ func (s *services) resetEnded(ended map[netip.Addr]struct{}) error {
 		delete(ended, a)
 	}
 	s.sockets.ResetAddresses(ended)
+	for a := range ended {
+		s.flows.Forget(a)
+	}
 	return nil
 }
 

@@ -17,6 +17,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skep-io/skep/datapath/bpfmap"
 )
 
 // TestStuckSockets connects sockets of a pod and of the node to a Service by TCP and UDP, takes the backend away, and expects each
@@ -195,6 +197,40 @@ func TestPodsThatVanish(t *testing.T) {
 	n.start(t)
 	reset("missed")
 	open("stays")
+}
+
+// TestFlowsToPodsThatVanish: packets of a flow from outside are not sent to whom gets the address of a pod on another node.
+func TestFlowsToPodsThatVanish(t *testing.T) {
+	n := startNode(t)
+	away := pod{name: "away", address: netip.MustParseAddr("10.244.9.9")}
+	n.announce(t, away)
+	n.addService(t, "away", "10.97.0.7", 30080, away)
+	flows := func() (count int) {
+		must(t, n.Maps().Flows(func(f bpfmap.Flow) bool {
+			if f.Touches(map[netip.Addr]struct{}{away.address: {}}) {
+				count++
+			}
+			return true
+		}))
+		return count
+	}
+	in(t, outside, func() error {
+		// Nobody answers.
+		_, err := net.DialTimeout("tcp4", "192.0.2.1:30080", 50*time.Millisecond)
+		if err == nil {
+			return errors.New("a pod that does not exist answers")
+		}
+		return nil
+	})
+	if flows() != 2 {
+		t.Fatalf("%d entries of the flow, want both its sides", flows())
+	}
+	must(t, n.client.CoreV1().Pods("default").Delete(t.Context(), away.name, metav1.DeleteOptions{}))
+	for begun := time.Now(); flows() > 0; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("the flow is still known")
+		}
+	}
 }
 
 // TestStuckSocketsOfBefore takes a backend away while the node's process is down: the next one resets who is stuck with it, and

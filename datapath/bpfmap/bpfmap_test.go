@@ -163,7 +163,7 @@ func TestFlows(t *testing.T) {
 				t.Errorf("ends %s and %s", a, b)
 			}
 			for _, s := range []string{"10.244.0.2", "10.96.0.1", "10.244.0.9"} {
-				if !f.Touches(netip.MustParseAddr(s)) {
+				if !f.Touches(map[netip.Addr]struct{}{netip.MustParseAddr(s): {}}) {
 					t.Errorf("does not touch %s", s)
 				}
 			}

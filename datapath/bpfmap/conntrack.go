@@ -18,12 +18,18 @@ func (f Flow) Ends() (from, to netip.AddrPort) {
 	return f.Key.End(i), f.Key.End(1 - i)
 }
 
-// Touches says whether a is one of the addresses of the flow, as its packets show them or as they are rewritten.
-func (f Flow) Touches(a netip.Addr) bool {
-	addr := abi.AddrFrom(a)
-	return f.Key.Addr[0] == addr || f.Key.Addr[1] == addr ||
-		f.Value.Flags&abi.CTRewriteSrc != 0 && f.Value.Src == addr ||
-		f.Value.Flags&abi.CTRewriteDst != 0 && f.Value.Dst == addr
+// Touches says whether one of the addresses of the flow is wanted, as its packets show them or as they are rewritten.
+func (f Flow) Touches(wanted map[netip.Addr]struct{}) bool {
+	if len(wanted) == 0 {
+		return false
+	}
+	has := func(a abi.Addr) bool {
+		_, ok := wanted[a.Netip()]
+		return ok
+	}
+	return has(f.Key.Addr[0]) || has(f.Key.Addr[1]) ||
+		f.Value.Flags&abi.CTRewriteSrc != 0 && has(f.Value.Src) ||
+		f.Value.Flags&abi.CTRewriteDst != 0 && has(f.Value.Dst)
 }
 
 // Backend returns the address and port that serve a translated flow, and whether the flow is one.

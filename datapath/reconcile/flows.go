@@ -46,10 +46,8 @@ func newForgotten() forgotten {
 
 // has says whether the flow is one of theirs.
 func (f forgotten) has(flow bpfmap.Flow) bool {
-	for a := range f.addresses {
-		if flow.Touches(a) {
-			return true
-		}
+	if flow.Touches(f.addresses) {
+		return true
 	}
 	if len(f.backends) == 0 || desired.Protocol(flow.Key.Proto) != desired.UDP {
 		return false
