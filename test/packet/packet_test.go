@@ -209,7 +209,7 @@ func TestPacket(t *testing.T) {
 			to(abi.ProgToNet, tcpFrame(at(podB, 7), out, syn), pass, tcpFrame(snat, out, syn)),
 			to(abi.ProgFromNet, fromOut(tcpFrame(out, snat, syn|ack)), redirect, hopped(fromOut(tcpFrame(out, at(podB, 7), syn|ack)))),
 			// The other is not heard under its name.
-			refused(abi.ProgToNet, tcpFrame(a, out, ack), reason("ports_exhausted")),
+			refused(abi.ProgToNet, tcpFrame(a, out, ack), reason("not_syn")),
 		}},
 		{"outside with the source of a pod of this node", []hop{
 			refused(abi.ProgFromNet, fromOut(udpFrame(a, b)), reason("spoofed")),
