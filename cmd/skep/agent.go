@@ -191,7 +191,10 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 	if err != nil {
 		logger.Warn("names outside the cluster cannot be resolved", "error", err)
 	}
-	pods := cluster.NewPodIndex(client, n.cfg.name, ctx.Done())
+	pods, err := cluster.NewPodIndex(factory)
+	if err != nil {
+		return err
+	}
 	zone, err := cluster.NewZone(cluster.Config{Domain: n.cfg.domain, Objects: objects, Pods: pods,
 		Reverse: slices.Concat(n.cfg.serviceCIDRs, n.cfg.podCIDRs)})
 	if err != nil {

@@ -199,6 +199,10 @@ func (a *answer) belowPods() {
 		return
 	}
 	addr, ok := undashed(a.q.Label(0))
+	if ok && mode == PodsVerified && a.zone.cfg.Pods != nil && !a.zone.cfg.Pods.Synced() {
+		a.r.Authoritative, a.r.Rcode = false, wire.ServFail
+		return
+	}
 	if !ok || (mode == PodsVerified && (a.zone.cfg.Pods == nil || !a.zone.cfg.Pods.HasPod(string(a.q.Label(1)), addr))) {
 		a.missing()
 		return

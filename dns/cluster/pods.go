@@ -5,18 +5,13 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 )
 
-// PodIndex knows the pods of one node by their addresses: whose a client's address is. It watches once somebody asks.
+// PodIndex knows the cluster's pods by their addresses: whose a client's address is, and which names of pods there are.
 type PodIndex struct {
-	client kubernetes.Interface
-	node   string
-	done   <-chan struct{}
-	start  sync.Once
+	synced cache.InformerSynced
 
 	mu     sync.RWMutex
 	byAddr map[netip.Addr]podRef
@@ -24,47 +19,30 @@ type PodIndex struct {
 
 type podRef struct{ uid, namespace string }
 
-// NewPodIndex returns an index whose watch ends with done.
-func NewPodIndex(client kubernetes.Interface, node string, done <-chan struct{}) *PodIndex {
-	return &PodIndex{client: client, node: node, done: done, byAddr: map[netip.Addr]podRef{}}
+// NewPodIndex adds handlers to the shared informer of pods; the caller starts the factory.
+func NewPodIndex(factory informers.SharedInformerFactory) (*PodIndex, error) {
+	p := &PodIndex{byAddr: map[netip.Addr]podRef{}}
+	registration, err := factory.Core().V1().Pods().Informer().AddEventHandler(handler(p.changed))
+	if err != nil {
+		return nil, err
+	}
+	p.synced = registration.HasSynced
+	return p, nil
 }
+
+// Synced implements Pods.
+func (p *PodIndex) Synced() bool { return p.synced() }
 
 // Namespace is that of the pod with the address, empty for others. Pods in the host's network have no address of their own.
 func (p *PodIndex) Namespace(addr netip.Addr) string {
-	p.start.Do(p.watch)
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.byAddr[addr].namespace
 }
 
-// HasPod implements Pods for the pods of this node.
+// HasPod implements Pods.
 func (p *PodIndex) HasPod(namespace string, addr netip.Addr) bool {
 	return namespace != "" && p.Namespace(addr) == namespace
-}
-
-func (p *PodIndex) watch() {
-	factory := informers.NewSharedInformerFactoryWithOptions(p.client, 0, informers.WithTransform(stripPod),
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", p.node).String()
-		}))
-	informer := factory.Core().V1().Pods().Informer()
-	if _, err := informer.AddEventHandler(handler(p.changed)); err != nil {
-		return // an informer that has not started takes handlers
-	}
-	factory.Start(p.done)
-}
-
-// stripPod keeps of a pod what the index reads.
-func stripPod(obj any) (any, error) {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return obj, nil
-	}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion},
-		Spec:       corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork, NodeName: pod.Spec.NodeName},
-		Status:     corev1.PodStatus{Phase: pod.Status.Phase, PodIPs: pod.Status.PodIPs},
-	}, nil
 }
 
 func (p *PodIndex) changed(obj any, there bool) {

@@ -44,6 +44,8 @@ const (
 type Pods interface {
 	// HasPod says whether a pod of the namespace has the address.
 	HasPod(namespace string, addr netip.Addr) bool
+	// Synced says whether all pods are known.
+	Synced() bool
 }
 
 // Config is what a zone is.
@@ -132,7 +134,7 @@ func (z *Zone) Answer(q *wire.Query, r *wire.Reply, turn int) (v Verdict, target
 	a := answer{zone: z, q: q, r: r, turn: turn, owner: wire.QuestionOwner, ttl: z.cfg.Objects.ttl.Load(), labels: q.Labels() - z.labels}
 	a.resolve()
 	if a.target == nil {
-		if r.Count(wire.Answer) == 0 && !r.Truncated() {
+		if r.Count(wire.Answer) == 0 && !r.Truncated() && r.Rcode != wire.ServFail {
 			z.deny(q, r, q.Labels()-z.labels)
 		}
 		return Answered, nil

@@ -109,6 +109,8 @@ func TestAliasOutOfTheZone(t *testing.T) {
 
 type pods map[string]string
 
+func (p pods) Synced() bool { return p != nil }
+
 func (p pods) HasPod(ns string, addr netip.Addr) bool { return p[addr.String()] == ns }
 
 func TestPodModes(t *testing.T) {
@@ -123,6 +125,10 @@ func TestPodModes(t *testing.T) {
 		if m, _ := resolve(t, z, c.label+".default.pod.cluster.local.", dns.TypeA, 512); m.Rcode != c.want {
 			t.Errorf("mode %d: %s: %s", c.mode, c.label, dns.RcodeToString[m.Rcode])
 		}
+	}
+	z.cfg.Pods = pods(nil)
+	if m, _ := resolve(t, z, "10-1-2-3.default.pod.cluster.local.", dns.TypeA, 512); m.Rcode != dns.RcodeServerFailure || len(m.Ns) > 0 {
+		t.Errorf("a pod's name while pods are not known: %s", m)
 	}
 }
 
