@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +32,7 @@ Paths alternate within one run and medians are reported, since machines drift.`,
 func benchFlags(cmd *cobra.Command) func(context.Context) (*bench.Bench, error) {
 	kubeconfig := cmd.Flags().String("kubeconfig", "", "kubeconfig of an administrator; default: $KUBECONFIG, else this machine's node")
 	output := cmd.Flags().StringP("output", "o", "", "json prints one object on standard output")
+	run := cmd.Flags().String("run-dir", defaultPaths().run, "run directory of this machine's node")
 	domain := cmd.Flags().String("cluster-domain", defaultDomain, "the cluster's DNS domain")
 	return func(ctx context.Context) (*bench.Bench, error) {
 		if *output != "" && *output != "json" {
@@ -43,7 +47,9 @@ func benchFlags(cmd *cobra.Command) func(context.Context) (*bench.Bench, error) 
 		if err != nil {
 			return nil, err
 		}
-		store, done, err := openImages(defaultNodeConfig())
+		node := defaultNodeConfig()
+		node.paths.run = *run
+		store, done, err := openImages(node)
 		if err != nil {
 			return nil, err
 		}
@@ -71,14 +77,93 @@ func benchServiceCommand() *cobra.Command {
 }
 
 func benchDNSCommand() *cobra.Command {
-	return loadCommand(bench.DNS, cobra.Command{
+	var o bench.DNSOptions
+	var peer, binary string
+	cmd := &cobra.Command{
 		Use:   "dns",
 		Short: "Look-ups of cluster names from a pod",
+		Args:  cobra.NoArgs,
 		Long: `Look-ups of cluster names from a pod, each case in turn, medians over the rounds. A row has the server, the case (existing
-or nxdomain), look-ups a second with --workers outstanding, the 50th and 99th percentile of a look-up's time with one outstanding,
-and the CPU time of the whole machine, client included, for each look-up. The client sends and receives in batches.`,
-		Example: `  skep bench dns --workers 32`,
-	})
+or nxdomain), the most look-ups a second with --workers outstanding, the 50th and 99th percentile of a look-up's time with one
+outstanding, and the CPU time of the whole machine, client included, for each look-up. The client sends and receives in batches.
+
+With --peer coredns, three servers answer for one cluster and are measured in turn with each number of --services: the cluster's own
+DNS as pods have it (skep), its server alone without the kernel's help (skep-server), and CoreDNS with a socket for each CPU and its
+cache. Rows have besides: times at half of the most that CoreDNS answers, the CPU time of the server's process, a resolver's walk of its search list
+to a name outside the cluster whose answer is cached, memory, the time from an acknowledged change to the first answer that follows
+it, and what dnsperf finds where it is installed. It takes root on the cluster's only node, or on the one that the load pod comes to, and minutes.`,
+		Example: `  skep bench dns --workers 32
+  skep bench dns --peer coredns --services 1000,10000 --rounds 5
+  skep bench dns --peer coredns --peer-binary ./coredns -o json`,
+	}
+	loadFlags(cmd, &o.Load)
+	cmd.Flags().StringVar(&peer, "peer", "", "server to measure beside: coredns")
+	cmd.Flags().StringVar(&binary, "peer-binary", "", "its program; default: built from test/bench/coredns of the checkout that this directory is in")
+	cmd.Flags().IntSliceVar(&o.Services, "services", []int{1000, 10000}, "with --peer: how many Services there are, one number after the other")
+	cmd.Flags().IntVar(&o.Trials, "trials", 20, "with --peer: Services made and removed to see how soon names follow")
+	connect := benchFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if peer != "" {
+			if peer != "coredns" {
+				return fmt.Errorf("--peer %q: only coredns is known", peer)
+			}
+			peers, done, err := dnsPeers(cmd.Context(), binary)
+			if err != nil {
+				return err
+			}
+			defer done()
+			o.Peers = peers
+		}
+		b, err := connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return bench.DNS(cmd.Context(), b, o)
+	}
+	return cmd
+}
+
+// dnsPeers are the servers to measure the cluster's own beside; the last is the one to compare with. done removes what was built.
+func dnsPeers(ctx context.Context, binary string) (peers []bench.Peer, done func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	done = func() {}
+	if binary == "" {
+		dir, err := os.MkdirTemp("", "skep-bench-coredns-")
+		if err != nil {
+			return nil, nil, err
+		}
+		done = func() { _ = os.RemoveAll(dir) } // a leftover of the run
+		binary = filepath.Join(dir, "coredns")
+		if err := buildPeer(ctx, binary); err != nil {
+			done()
+			return nil, nil, err
+		}
+	}
+	return []bench.Peer{bench.ServerAlone(self), bench.CoreDNS(binary)}, done, nil
+}
+
+// buildPeer builds CoreDNS from the checkout that the current directory is in.
+func buildPeer(ctx context.Context, binary string) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	for module := ""; ; dir = filepath.Dir(dir) {
+		module = filepath.Join(dir, "test", "bench", "coredns")
+		if _, err := os.Stat(filepath.Join(module, "go.mod")); err == nil {
+			fmt.Fprintln(os.Stderr, "building CoreDNS: minutes the first time")
+			if out, err := exec.CommandContext(ctx, "go", "build", "-C", module, "-o", binary, ".").CombinedOutput(); err != nil {
+				return fmt.Errorf("build CoreDNS: %w: %s", err, out)
+			}
+			return nil
+		}
+		if dir == filepath.Dir(dir) {
+			return errors.New("no checkout of skep to build CoreDNS from here: change into one, or give --peer-binary")
+		}
+	}
 }
 
 // loadCommand is a command that runs a benchmark with a load.
@@ -128,6 +213,7 @@ func benchPeerCommand() *cobra.Command {
 
 func benchIdleCommand() *cobra.Command {
 	return &cobra.Command{Use: "idle", Hidden: true, Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {
+		fmt.Println(os.Getpid()) // for who enters its network
 		<-cmd.Context().Done()
 	}}
 }

@@ -85,15 +85,36 @@ func TestLookupsAgainstServer(t *testing.T) {
 		if parsed, err := ParseLookup(l.String()); err != nil || parsed != l {
 			t.Errorf("%s parses as %+v, %v", l, parsed, err)
 		}
-		for _, outstanding := range []int{1, 40} {
-			rate, _, took, err := queries(l, outstanding, 20*time.Millisecond)
-			if err != nil || rate <= 0 || (len(took) == 0) != (outstanding > 1) {
-				t.Errorf("%s: %v a second, %v", l, rate, err)
-			}
+		s, err := l.measure(Load{Workers: 40, Length: 20 * time.Millisecond})
+		if err != nil || s.Queries <= 0 || s.P50 <= 0 || s.P99 < s.P50 {
+			t.Errorf("%s: %+v, %v", l, s, err)
+		}
+		l.Rate = 1000
+		if parsed, err := ParseLookup(l.String()); err != nil || parsed != l {
+			t.Errorf("%s parses as %+v, %v", l, parsed, err)
+		}
+		if took, lost, err := paced(l, 50*time.Millisecond); err != nil || len(took) != 50 || lost != 0 {
+			t.Errorf("%s: %d answers, %d lost, %v", l, len(took), lost, err)
 		}
 	}
+	walk := Lookup{Server: "skep", Case: caseWalk, Addr: addr, Name: "gone.,gone.,there."}
+	if took, err := walks(walk, 20*time.Millisecond); err != nil || len(took) == 0 {
+		t.Errorf("%s: %v, %v", walk, took, err)
+	}
 	wrong := Lookup{Server: "skep", Case: caseExisting, Addr: addr, Name: "gone."}
-	if _, _, _, err := queries(wrong, 1, 20*time.Millisecond); err == nil {
+	if _, err := oneByOne(wrong, 20*time.Millisecond); err == nil {
 		t.Error("an NXDOMAIN counts as an answer")
+	}
+}
+
+func TestPacedCountsLost(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	l := Lookup{Server: "silent", Case: caseExisting, Addr: netip.MustParseAddrPort(conn.LocalAddr().String()), Name: "there.", Rate: 100}
+	if took, lost, err := paced(l, 100*time.Millisecond); err != nil || len(took) != 0 || lost != 10 {
+		t.Errorf("%d answers of a server that gives none, %d lost of 10, %v", len(took), lost, err)
 	}
 }

@@ -14,38 +14,48 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// lookupSample is what the load side prints for one name in one round, a line of JSON.
+// lookupSample is what the load side prints for one look-up in one round, a line of JSON.
 type lookupSample struct {
-	Server        string  `json:"server"`
-	Case          string  `json:"case"`
-	Round         int     `json:"round"`
-	Queries       float64 `json:"queriesPerSecond"`
-	P50           float64 `json:"p50Us"`
-	P99           float64 `json:"p99Us"`
-	CPUUsPerQuery float64 `json:"cpuUsPerQuery"`
-	// ServerCPUUs is the part of the server's own process, where it is known.
-	ServerCPUUs float64 `json:"serverCpuUsPerQuery,omitempty"`
+	Server string `json:"server"`
+	Case   string `json:"case"`
+	Round  int    `json:"round"`
+	// Rate is the look-up's: P50 and P99 are then taken at that many a second, else with one outstanding.
+	Rate int     `json:"rate,omitempty"`
+	P50  float64 `json:"p50Us"`
+	P99  float64 `json:"p99Us"`
+	// Queries is the most a second, with the CPU time of the whole machine for each and, where it is known, of the server's process.
+	Queries       float64 `json:"queriesPerSecond,omitempty"`
+	CPUUsPerQuery float64 `json:"cpuUsPerQuery,omitempty"`
+	ServerCPUUs   float64 `json:"serverCpuUsPerQuery,omitempty"`
+	// Lost counts the look-ups of a paced load without an answer within a second.
+	Lost int `json:"lost,omitempty"`
 }
 
 // Lookup is one kind of question to one server.
 type Lookup struct {
-	// Server and Case name the row: "skep", "existing" or "nxdomain".
+	// Server and Case name the row: "skep", "existing", "nxdomain" or "walk".
 	Server, Case string
 	Addr         netip.AddrPort
-	// Name is the fully qualified name to ask for, type A; Rcode is the answer that counts.
+	// Name is the fully qualified name to ask for, type A; Rcode is the answer that counts. A walk's is a list with commas, and
+	// each is asked for with A and AAAA, one name after the other.
 	Name  string
 	Rcode int
 	// PID is the server's process where it runs on this machine, 0 where that is not known.
 	PID int
+	// Rate paces the load to that many look-ups a second; 0 measures the most.
+	Rate int
 }
 
-// ParseLookup reads "server/case=address/name", the form that String writes, with "#pid" behind it where the server's process is known.
+// ParseLookup reads "server/case=address/name", the form that String writes, with "@rate" behind it for a paced load, and "#pid" where the
+// server's process is known.
 func ParseLookup(s string) (Lookup, error) {
-	s, process, _ := strings.Cut(s, "#")
-	row, question, ok := strings.Cut(s, "=")
+	rest, process, _ := strings.Cut(s, "#")
+	rest, rate, _ := strings.Cut(rest, "@")
+	row, question, ok := strings.Cut(rest, "=")
 	server, kind, ok2 := strings.Cut(row, "/")
 	addr, name, ok3 := strings.Cut(question, "/")
 	l := Lookup{Server: server, Case: kind, Name: dns.Fqdn(name)}
@@ -53,9 +63,12 @@ func ParseLookup(s string) (Lookup, error) {
 	if l.Addr, err = netip.ParseAddrPort(addr); err != nil || !ok || !ok2 || !ok3 {
 		return l, fmt.Errorf("look-up %q is not server/case=address:port/name", s)
 	}
-	if process != "" {
-		if l.PID, err = strconv.Atoi(process); err != nil {
-			return l, fmt.Errorf("look-up %q: process %q is no number", s, process)
+	for text, into := range map[string]*int{process: &l.PID, rate: &l.Rate} {
+		if text == "" {
+			continue
+		}
+		if *into, err = strconv.Atoi(text); err != nil {
+			return l, fmt.Errorf("look-up %q: %q is no number", s, text)
 		}
 	}
 	if kind == caseMissing {
@@ -66,6 +79,9 @@ func ParseLookup(s string) (Lookup, error) {
 
 func (l Lookup) String() string {
 	s := fmt.Sprintf("%s/%s=%s/%s", l.Server, l.Case, l.Addr, l.Name)
+	if l.Rate != 0 {
+		s += "@" + strconv.Itoa(l.Rate)
+	}
 	if l.PID != 0 {
 		s += "#" + strconv.Itoa(l.PID)
 	}
@@ -78,18 +94,11 @@ func RunLookups(load Load, lookups []Lookup, out io.Writer) error {
 	for round := range load.Rounds {
 		for i := range lookups {
 			l := lookups[(i+round)%len(lookups)]
-			s := lookupSample{Server: l.Server, Case: l.Case, Round: round}
-			_, _, alone, err := queries(l, 1, load.Length)
+			s, err := l.measure(load)
 			if err != nil {
 				return err
 			}
-			s.P50, s.P99 = percentile(alone, 50), percentile(alone, 99)
-			before := processTime(l.PID)
-			if s.Queries, s.CPUUsPerQuery, _, err = queries(l, load.Workers, load.Length); err != nil {
-				return err
-			}
-			s.ServerCPUUs = roundTenth(float64((processTime(l.PID) - before).Microseconds()) / max(s.Queries*load.Length.Seconds(), 1))
-			s.Queries, s.CPUUsPerQuery = roundTenth(s.Queries), roundTenth(s.CPUUsPerQuery)
+			s.Round = round
 			if err := enc.Encode(s); err != nil {
 				return err
 			}
@@ -98,53 +107,106 @@ func RunLookups(load Load, lookups []Lookup, out io.Writer) error {
 	return nil
 }
 
-// queries keeps outstanding look-ups in flight for the given time, spread over sockets as over the pods of a node, and sends and
-// receives them in batches, so that the client takes as little of the machine as can be. It returns look-ups a second, CPU
-// microseconds of the whole machine for each, and, for one outstanding, how long each took. An answer with another code than
-// expected is an error; so is
-// a second without any.
-func queries(l Lookup, outstanding int, length time.Duration) (rate, cpu float64, took []time.Duration, err error) {
+func (l Lookup) measure(load Load) (s lookupSample, err error) {
+	s = lookupSample{Server: l.Server, Case: l.Case, Rate: l.Rate}
+	var took []time.Duration
+	switch {
+	case l.Case == caseWalk:
+		took, err = walks(l, load.Length)
+	case l.Rate > 0:
+		took, s.Lost, err = paced(l, load.Length)
+	default:
+		if took, err = oneByOne(l, load.Length); err != nil {
+			return s, err
+		}
+		// Where the kernel answers, each thread of the client is all that works: one would leave processors idle. Where a server
+		// answers, more than one may only be in its way. Each server is given what suits it.
+		for _, threads := range []int{1, runtime.NumCPU()} {
+			m, err := mostOf(l, load.Workers, threads, load.Length)
+			if err != nil {
+				return s, err
+			}
+			if m.rate > s.Queries {
+				s.Queries, s.CPUUsPerQuery, s.ServerCPUUs = roundTenth(m.rate), roundTenth(m.cpu), roundTenth(m.server)
+			}
+		}
+	}
+	s.P50, s.P99 = percentile(took, 50), percentile(took, 99)
+	return s, err
+}
+
+// most is what a server was found to do: look-ups a second, and CPU microseconds for each of the whole machine and of the server.
+type most struct{ rate, cpu, server float64 }
+
+// mostOf keeps outstanding look-ups in flight for the given time, spread over threads, and over sockets as over the pods of a node,
+// and sends and receives them in batches, so that the client takes as little of the machine as can be. An answer with another code
+// than expected is an error; so is a second without any.
+func mostOf(l Lookup, outstanding, threads int, length time.Duration) (most, error) {
+	busy, err := busyTime()
+	if err != nil {
+		return most{}, err
+	}
+	server, began := processTime(l.PID), time.Now()
+	totals, group := make([]int, threads), errgroup.Group{}
+	for i := range threads {
+		group.Go(func() (err error) {
+			totals[i], err = flood(l, max(outstanding/threads, 1), length)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return most{}, err
+	}
+	passed, total := time.Since(began), 0
+	for _, n := range totals {
+		total += n
+	}
+	after, err := busyTime()
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(max(total, 1)) }
+	return most{rate: float64(total) / passed.Seconds(), cpu: each(after - busy), server: each(processTime(l.PID) - server)}, err
+}
+
+// flood is the load of one thread; it returns how many answers came.
+func flood(l Lookup, outstanding int, length time.Duration) (total int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	question, err := new(dns.Msg).SetQuestion(l.Name, dns.TypeA).Pack()
+	question, err := packQuestion(l.Name, dns.TypeA)
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("question for %s: %w", l.Name, err)
-	}
-	if outstanding == 1 {
-		return oneByOne(l, question, length)
+		return 0, err
 	}
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return 0, 0, nil, err
+		return 0, err
 	}
 	defer unix.Close(ep)
 	var socks []*batchSocket
 	for left := outstanding; left > 0; left -= sendBatch {
 		s, err := newBatchSocket(l, question, min(left, sendBatch))
 		if err != nil {
-			return 0, 0, nil, err
+			return 0, err
 		}
 		defer unix.Close(s.fd)
 		if err := errors.Join(addReadable(ep, s.fd), s.send(min(left, sendBatch))); err != nil {
-			return 0, 0, nil, fmt.Errorf("ask %s: %w", l.Addr, err)
+			return 0, fmt.Errorf("ask %s: %w", l.Addr, err)
 		}
 		socks = append(socks, s)
 	}
-	busy, err := busyTime()
-	if err != nil {
-		return 0, 0, nil, err
-	}
-	began, total := time.Now(), 0
-	for time.Since(began) < length {
+	for began := time.Now(); time.Since(began) < length; {
 		got, err := turn(ep, socks, l)
 		if err != nil {
-			return 0, 0, nil, err
+			return 0, err
 		}
 		total += got
 	}
-	passed := time.Since(began)
-	after, err := busyTime()
-	return float64(total) / passed.Seconds(), float64((after - busy).Microseconds()) / float64(max(total, 1)), nil, err
+	return total, nil
+}
+
+func packQuestion(name string, qtype uint16) ([]byte, error) {
+	question, err := new(dns.Msg).SetQuestion(name, qtype).Pack()
+	if err != nil {
+		return nil, fmt.Errorf("question for %s: %w", name, err)
+	}
+	return question, nil
 }
 
 // turn takes what has come on all sockets and asks as often again; it waits where nothing has.
@@ -172,35 +234,86 @@ func turn(ep int, socks []*batchSocket, l Lookup) (total int, err error) {
 	return 0, nil
 }
 
-// oneByOne asks and waits, again and again, without a poll between.
-func oneByOne(l Lookup, question []byte, length time.Duration) (rate, cpu float64, took []time.Duration, err error) {
-	fd, err := dialUDP(l.Addr)
+// oneByOne asks and waits, again and again, without a poll between. It returns how long each took.
+func oneByOne(l Lookup, length time.Duration) (took []time.Duration, err error) {
+	question, err := packQuestion(l.Name, dns.TypeA)
 	if err != nil {
-		return 0, 0, nil, err
+		return nil, err
+	}
+	fd, err := dialPatient(l.Addr)
+	if err != nil {
+		return nil, err
 	}
 	defer unix.Close(fd)
-	second := unix.Timeval{Sec: 1}
-	busy, err := busyTime()
-	if err := errors.Join(err, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &second)); err != nil {
-		return 0, 0, nil, err
-	}
 	answer := make([]byte, 4096)
 	began := time.Now()
 	for asked := began; asked.Sub(began) < length; {
 		binary.BigEndian.PutUint16(question, uint16(len(took)))
 		if _, err := unix.Write(fd, question); err != nil {
-			return 0, 0, nil, fmt.Errorf("ask %s: %w", l.Addr, err)
+			return nil, fmt.Errorf("ask %s: %w", l.Addr, err)
 		}
 		if err := checkAnswer(fd, answer, l); err != nil {
-			return 0, 0, nil, err
+			return nil, err
 		}
 		now := time.Now()
 		took = append(took, now.Sub(asked))
 		asked = now
 	}
-	passed := time.Since(began)
-	after, err := busyTime()
-	return float64(len(took)) / passed.Seconds(), float64((after - busy).Microseconds()) / float64(len(took)), took, err
+	return took, nil
+}
+
+// walks asks for the names of the list as a resolver walks its search list: A and AAAA together for each, then the next. It returns how
+// long each walk took. The last name must exist, the others must not.
+func walks(l Lookup, length time.Duration) (took []time.Duration, err error) {
+	fd, err := dialPatient(l.Addr)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var questions [][]byte
+	names := strings.Split(l.Name, ",")
+	for _, name := range names {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+			q, err := packQuestion(dns.Fqdn(name), qtype)
+			if err != nil {
+				return nil, err
+			}
+			questions = append(questions, q)
+		}
+	}
+	answer := make([]byte, 4096)
+	for began := time.Now(); time.Since(began) < length; {
+		start := time.Now()
+		for i := 0; i < len(questions); i += 2 {
+			each := l
+			if each.Name = names[i/2]; i < len(questions)-2 {
+				each.Rcode = dns.RcodeNameError
+			}
+			for _, q := range questions[i : i+2] {
+				if _, err := unix.Write(fd, q); err != nil {
+					return nil, fmt.Errorf("ask %s: %w", l.Addr, err)
+				}
+			}
+			if err := errors.Join(checkAnswer(fd, answer, each), checkAnswer(fd, answer, each)); err != nil {
+				return nil, err
+			}
+		}
+		took = append(took, time.Since(start))
+	}
+	return took, nil
+}
+
+// dialPatient connects a socket on which a read waits for a second.
+func dialPatient(addr netip.AddrPort) (int, error) {
+	fd, err := dialUDP(addr)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // checkAnswer reads one answer and compares its code.

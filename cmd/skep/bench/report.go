@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 )
 
-// Report is what a benchmark found. Rows are ServiceRow, DNSRow or PodsRow.
+// Report is what a benchmark found. Rows are ServiceRow, DNSRow, DNSServerRow or PodsRow.
 type Report[Row any] struct {
 	Benchmark  string             `json:"benchmark"`
 	Conditions map[string]any     `json:"conditions,omitempty"`
@@ -26,17 +26,6 @@ type ServiceRow struct {
 	RoundTripP50Us       float64 `json:"roundTripP50Us"`
 	RoundTripP99Us       float64 `json:"roundTripP99Us"`
 	ThroughputMbps       float64 `json:"throughputMbps"`
-}
-
-// DNSRow is one server with one kind of name.
-type DNSRow struct {
-	Server           string  `json:"server"`
-	Case             string  `json:"case"`
-	QueriesPerSecond float64 `json:"queriesPerSecond"`
-	P50Us            float64 `json:"p50Us"`
-	P99Us            float64 `json:"p99Us"`
-	// CPUUsPerQuery is CPU time of the whole machine, client included.
-	CPUUsPerQuery float64 `json:"cpuUsPerQuery"`
 }
 
 // PodsRow is one way to start pods. Milliseconds run from the create request to Running, or from the delete request to gone, both as a watch
@@ -59,9 +48,6 @@ var (
 	serviceColumns = columns[ServiceRow]{"PATH\tCONN/S\tCONNECT P50\tP99\tROUND TRIP P50\tP99\tTHROUGHPUT", func(r ServiceRow) []any {
 		return []any{r.Path, fmt.Sprintf("%.0f", r.ConnectionsPerSecond), us(r.ConnectP50Us), us(r.ConnectP99Us),
 			us(r.RoundTripP50Us), us(r.RoundTripP99Us), fmt.Sprintf("%.1f Gbit/s", r.ThroughputMbps/1000)}
-	}}
-	dnsColumns = columns[DNSRow]{"SERVER\tNAME\tQUERIES/S\tP50\tP99\tCPU/QUERY", func(r DNSRow) []any {
-		return []any{r.Server, r.Case, fmt.Sprintf("%.0f", r.QueriesPerSecond), us(r.P50Us), us(r.P99Us), us(r.CPUUsPerQuery)}
 	}}
 	podsColumns = columns[PodsRow]{"CASE\tSTART P50\tP99\tDELETE P50\tPODS/S", func(r PodsRow) []any {
 		return []any{r.Case, ms(r.P50Ms), ms(r.P99Ms), ms(r.DeleteP50Ms), fmt.Sprintf("%.1f", r.PodsPerSecond)}
