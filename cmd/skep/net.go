@@ -50,6 +50,7 @@ Names of Services and pods come from the API server where it answers.`,
 		netTableCommand(&o, "drops", "Dropped packets by reason", func(m *bpfmap.Maps, _ observe.Names) ([]observe.Drop, error) {
 			return observe.Drops(m)
 		}),
+		netObserveCommand(&o),
 		netCallCommand(),
 	)
 	return cmd

@@ -116,6 +116,9 @@ const (
 	CTRst        = netdevConntrackFlagCT_RST
 )
 
+// PlaceSock is where sockets are translated, before there is a packet.
+const PlaceSock = netdevPlacePLACE_SOCK
+
 // Values of Event.Kind; bpf/lib/event.h says what each means.
 const (
 	EventNew    = netdevEventKindEVENT_NEW
