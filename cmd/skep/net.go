@@ -51,6 +51,7 @@ Names of Services and pods come from the API server where it answers.`,
 			return observe.Drops(m)
 		}),
 		netObserveCommand(&o),
+		netPolicyCommand(&o),
 		netCallCommand(),
 	)
 	return cmd

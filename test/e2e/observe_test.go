@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 // watchedFlow is what the tests read of an event of skep net observe.
@@ -61,5 +62,47 @@ func TestObserve(t *testing.T) {
 	}
 	if out, err := shared.skep("net", "observe", "--verdict", "maybe"); err == nil || !strings.Contains(err.Error(), "denied") {
 		t.Errorf("a verdict that there is not: %v %s", err, out)
+	}
+}
+
+// TestPolicyCommand compares the kernel with the API for a pod with all kinds of peers.
+func TestPolicyCommand(t *testing.T) {
+	ns, pods, _ := demo(t, 30096)
+	must(t)(shared.pipe(`apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: some}
+spec:
+  podSelector: {matchLabels: {app: echo}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: echo}}}, {namespaceSelector: {}}]
+    ports: [{port: 8080}, {port: 9000, endPort: 9010}]
+  - from: [{ipBlock: {cidr: 198.18.0.0/16, except: [198.18.91.128/25]}}]
+  egress:
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+    ports: [{port: 53, protocol: UDP}]
+`, "apply", "-n", ns, "-f", "-"))
+	var p struct {
+		Here        bool
+		Directions  []struct{ Isolated bool }
+		Differences []string
+	}
+	// The kernel follows the API within a moment.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		out := must(t)(shared.skep("net", "policy", ns+"/"+pods[0], "-o", "json"))
+		if err := json.Unmarshal([]byte(out), &p); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Differences) == 0 {
+			break
+		}
+	}
+	if !p.Here || len(p.Differences) > 0 || len(p.Directions) != 2 || !p.Directions[0].Isolated || !p.Directions[1].Isolated {
+		t.Errorf("%+v", p)
+	}
+	out := must(t)(shared.skep("net", "policy", ns+"/"+pods[0]))
+	for _, want := range []string{"isolated by some", "any pod", "TCP:8080,TCP:9000-9010", "198.18.0.0/16", "UDP:53", "the kernel has the same"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
 	}
 }
