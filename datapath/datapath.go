@@ -45,6 +45,9 @@ type Config struct {
 	// DNS leads the cluster IPs of the DNS Service to where this node's server listens, which is their only backend.
 	DNS map[netip.Addr]netip.AddrPort
 
+	// XDP says which devices' packets are seen by XDP before the kernel's stack; empty means those that gain by it.
+	XDP desired.XDPMode
+
 	// BPFDir is where programs and maps are pinned, in a BPF file system; CgroupRoot is the root of the cgroup2 hierarchy, whose
 	// processes get Service translation. RunDir holds the pinned network namespaces and a note of what to restore at Cleanup.
 	BPFDir, CgroupRoot, RunDir string
@@ -224,7 +227,7 @@ func (d *Datapath) openMaps() (err error) {
 
 // setupHost sets up the node's own end and then the pods'.
 func (d *Datapath) setupHost(ctx context.Context) (*podnet.Host, error) {
-	host, err := podnet.NewHost(d.cfg.PodCIDRs, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes}, d.cfg.Logger)
+	host, err := podnet.NewHost(d.cfg.PodCIDRs, d.cfg.RunDir, uplinks{programs{d.objects}, d.nodes, front{d.objects, d.cfg.XDP, d.cfg.Logger}}, d.cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

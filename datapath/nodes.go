@@ -161,6 +161,19 @@ func (n *nodes) applyAddresses() error {
 type uplinks struct {
 	programs
 	nodes *nodes
+	front front
+}
+
+func (u uplinks) AttachNetdev(device string, ifindex int) error {
+	if err := u.programs.AttachNetdev(device, ifindex); err != nil {
+		return err
+	}
+	// What begins a flow comes before what goes on with it.
+	return u.front.attach(device, ifindex)
+}
+
+func (u uplinks) DetachNetdev(device string, ifindex int) error {
+	return errors.Join(u.front.objects.DetachFront(ifindex), u.programs.DetachNetdev(device, ifindex))
 }
 
 func (u uplinks) Changed(list []podnet.Uplink) error { return u.nodes.setUplinks(list) }

@@ -38,13 +38,17 @@ enum conntrack_flag {
 	CT_FIN_FROM = 1 << 8,	 /* TCP: the beginning end has finished */
 	CT_FIN_TO = 1 << 9,	 /* TCP: the answering end has finished */
 	CT_RST = 1 << 10,	 /* TCP: reset by either end */
+	CT_DIRECT = 1 << 11,	 /* sent on as it is to the node of dst and
+				  * dport, which answers the client itself: see
+				  * direct.h
+				  */
 };
 
 struct conntrack {
 	struct addr src;  /* with CT_REWRITE_SRC */
-	struct addr dst;  /* with CT_REWRITE_DST */
+	struct addr dst;  /* with CT_REWRITE_DST or CT_DIRECT */
 	__be16 sport;	  /* with CT_REWRITE_SRC */
-	__be16 dport;	  /* with CT_REWRITE_DST */
+	__be16 dport;	  /* with CT_REWRITE_DST or CT_DIRECT */
 	__u32 ifindex[2]; /* the local pod at the end of this index; 0: none */
 	__u32 epoch;	  /* control.epoch when ifindex was decided */
 	__u32 last_seen;  /* control.generation at the last packet */

@@ -267,6 +267,7 @@ SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id, __u32 hash)
 		return s->flags & SERVICE_SILENT ? DROP_NO_LOCAL_BACKEND
 						 : DROP_NO_BACKEND;
 	t->flags = CT_REWRITE_DST;
+	t->direct = s->flags & SERVICE_DSR;
 	t->dst = b->addr;
 	t->dport = b->port;
 	t->to_ifindex = flow_device(&t->dst);

@@ -27,6 +27,7 @@ struct translation {
 	__u32 from_ifindex; /* of the pod that begins; 0: none */
 	__u32 to_ifindex;   /* of the pod that answers; 0: none */
 	__u32 service;
+	bool direct; /* of a service with SERVICE_DSR */
 };
 
 /* Since 6.16 a checksum helper that is told of IPv6 leaves skb->csum right for

@@ -39,6 +39,9 @@ enum service_flag {
 			     * outside are about to find out
 			     */
 	SERVICE_LEAST = 2, /* choose the less busy one of two: see load.h */
+	SERVICE_DSR = 4, /* the backend's node answers clients outside itself:
+			  * see direct.h
+			  */
 };
 
 struct service {

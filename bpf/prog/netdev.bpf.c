@@ -6,6 +6,7 @@
  * can send itself. The host's own traffic passes untouched.
  */
 #include "../lib/bpf.h"
+#include "../lib/direct.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
 #include "../lib/tunnel.h"
@@ -48,9 +49,36 @@ INLINE enum drop_reason elsewhere(struct __sk_buff *skb, struct flow *f)
 	return DROP_NONE;
 }
 
-/* serve begins a flow from outside to a Service. */
+/* direct sends a packet on to the node of the backend, as it is. */
+INLINE int direct(struct __sk_buff *skb, struct flow *f,
+		  struct conntrack *ct, const struct control *c)
+{
+	struct translation *t = &f->translation;
+	enum drop_reason reason;
+	int verdict;
+
+	t->dst = ct->dst;
+	/* To a client that goes on after its opening somebody has answered. */
+	if (f->packet.proto == IPPROTO_TCP && !(ct->flags & CT_REPLIED))
+		ct->flags |= CT_REPLIED;
+	reason = flow_seen(skb, ct, f, c);
+	if (reason != DROP_NONE)
+		return flow_drop(skb, reason, PLACE_FROM_NET);
+	if (!direct_route(skb))
+		return onward(skb, f);
+	verdict = flow_answer_large(skb);
+	if (verdict < 0)
+		return flow_drop(skb, DROP_NO_BACKEND, PLACE_FROM_NET);
+	drop_count(DROP_TOO_LARGE, PLACE_FROM_NET, skb->len);
+	return verdict;
+}
+
+/* serve begins a flow from outside to a Service. handed: another node was
+ * asked, and has handed the packet on to this one.
+ */
 INLINE int serve(struct __sk_buff *skb, struct flow *f,
-		 const struct control *c, const struct frontend *fe)
+		 const struct control *c, const struct frontend *fe,
+		 bool handed)
 {
 	struct packet *p = &f->packet;
 	struct translation *t = &f->translation;
@@ -63,8 +91,13 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 		return flow_deny(skb, reason, PLACE_FROM_NET);
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_NET);
-	if (!t->to_ifindex && !(t->flags & CT_TO_HOST))
+	if (!t->to_ifindex && !(t->flags & CT_TO_HOST)) {
+		if (t->direct && !handed && direct_takes(skb)) {
+			direct_track(f, c);
+			return onward(skb, f);
+		}
 		reason = elsewhere(skb, f);
+	}
 	if (reason == DROP_NONE)
 		reason = flow_allowed(skb, f, c, &t->dst, t->dport, true);
 	if (reason == DROP_NONE)
@@ -114,6 +147,8 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 
 	if (!conntrack_applies(ct, f->from))
 		return TC_ACT_OK;
+	if (ct->flags & CT_DIRECT)
+		return direct(skb, f, ct, c);
 	reason = flow_seen(skb, ct, f, c);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_NET);
@@ -158,6 +193,7 @@ int from_net(struct __sk_buff *skb)
 	enum drop_reason reason;
 	struct conntrack *ct;
 	struct packet *p;
+	bool handed = false;
 	__u32 to;
 
 	if (!c || !f || kind != KIND_IP)
@@ -170,7 +206,7 @@ int from_net(struct __sk_buff *skb)
 	if (!p->has_ports)
 		return TC_ACT_OK;
 	ct = flow_find(f);
-	if (ct && !flow_begins_anew(f, ct))
+	if (ct && !flow_begins_anew(f, ct) && !direct_begins_anew(f, ct))
 		return known(skb, f, ct, c);
 	/* Of TCP only an opening can be for a Service, unless the port is kept
 	 * for them: then the flow is unknown and its client must be told.
@@ -178,8 +214,12 @@ int from_net(struct __sk_buff *skb)
 	if (packet_opens_tcp(p) || p->proto == IPPROTO_UDP ||
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
+	if (!fe && !pods_contain(&p->dst)) {
+		fe = direct_frontend(skb, p);
+		handed = fe;
+	}
 	if (fe)
-		return serve(skb, f, c, fe);
+		return serve(skb, f, c, fe, handed);
 	if (!pods_contain(&p->dst))
 		return TC_ACT_OK;
 	to = flow_device(&p->dst);

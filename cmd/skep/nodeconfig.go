@@ -49,6 +49,8 @@ type nodeConfig struct {
 	domain string
 	// foreign is what an agent is told that is the network of somebody else's cluster, nil for any other.
 	foreign *foreignConfig
+	// xdp says on which devices packets are seen by XDP.
+	xdp string
 	// nodes is how many nodes this machine has: beyond the first each has a network namespace of its own.
 	nodes int
 	// tunnel says which nodes are reached through the tunnel.
@@ -66,6 +68,7 @@ func defaultNodeConfig() nodeConfig {
 		apiPort:      6443,
 		agentPort:    10250,
 		domain:       defaultDomain,
+		xdp:          string(desired.XDPAuto),
 		nodes:        1,
 		tunnel:       string(desired.TunnelAuto),
 	}
@@ -85,6 +88,9 @@ func (c nodeConfig) args() []string {
 	args := []string{"--data-dir", c.paths.data, "--run-dir", c.paths.run, "--bpf-dir", c.paths.bpf, "--cgroup", c.cgroup, "--node-name", c.name}
 	if len(c.ips) > 0 {
 		args = append(args, "--node-ip", commas(c.ips))
+	}
+	if c.agent {
+		args = append(args, "--xdp", c.xdp)
 	}
 	if c.foreign != nil {
 		return append(append(args, "--cluster-domain", c.domain, "--tunnel", c.tunnel), c.foreign.args()...)

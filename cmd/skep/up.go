@@ -134,6 +134,7 @@ func (o *startOptions) agentFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.node.containerd, "containerd-address", "", "socket of a running containerd; default: a private one is started")
 	f.StringVar(&o.node.tunnel, "tunnel", o.node.tunnel, "which other nodes are reached through a VXLAN tunnel: auto are those that share no link with this one, always are all, never is none")
+	f.StringVar(&o.node.xdp, "xdp", o.node.xdp, "on which devices packets are seen by XDP, where the driver can: auto is on hardware, on is on all, off is on none")
 }
 
 func (o *startOptions) run(cmd *cobra.Command) error {
@@ -178,6 +179,11 @@ func (o *startOptions) parse() error {
 	}
 	if o.node.nodes < 1 || o.node.nodes > maxNodes {
 		return fmt.Errorf("--nodes %d: want 1 to %d", o.node.nodes, maxNodes)
+	}
+	switch desired.XDPMode(o.node.xdp) {
+	case desired.XDPAuto, desired.XDPOn, desired.XDPOff:
+	default:
+		return fmt.Errorf("--xdp %s: want auto, on or off", o.node.xdp)
 	}
 	if o.foreign.networkOnly {
 		return o.parseForeign()

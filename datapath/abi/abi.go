@@ -99,6 +99,7 @@ const (
 	FrontendSourceRanges = netdevFrontendFlagFRONTEND_SOURCE_RANGES
 	ServiceSilent        = netdevServiceFlagSERVICE_SILENT
 	ServiceLeast         = netdevServiceFlagSERVICE_LEAST
+	ServiceDSR           = netdevServiceFlagSERVICE_DSR
 )
 
 // Bits of Conntrack.Flags; bpf/lib/conntrack.h says what each means.
@@ -114,6 +115,7 @@ const (
 	CTFinFrom    = netdevConntrackFlagCT_FIN_FROM
 	CTFinTo      = netdevConntrackFlagCT_FIN_TO
 	CTRst        = netdevConntrackFlagCT_RST
+	CTDirect     = netdevConntrackFlagCT_DIRECT
 )
 
 // PlaceSock is where sockets are translated, before there is a packet.
@@ -163,6 +165,7 @@ const (
 	MapConntrack   = netdevMapConntrack
 	MapDrop        = netdevMapDrop
 	MapScratch     = netdevMapScratch
+	MapHop         = xdpMapHop
 	MapNetns       = sockMapNetns
 	MapPeer        = sockMapPeer
 	MapAffinity    = netdevMapAffinity
@@ -188,6 +191,7 @@ const (
 	ProgToNet        = netdevProgToNet
 	ProgFromOverlay  = overlayProgFromOverlay
 	ProgToOverlay    = overlayProgToOverlay
+	ProgFront        = xdpProgFront
 	ProgConnect4     = sockProgConnect4
 	ProgSendmsg4     = sockProgSendmsg4
 	ProgRecvmsg4     = sockProgRecvmsg4
@@ -201,12 +205,12 @@ const (
 
 // Objects are the programs of each object file with their maps and variables.
 type Objects struct {
-	Sock, Pod, Netdev, Overlay *ebpf.CollectionSpec
+	Sock, Pod, Netdev, Overlay, XDP *ebpf.CollectionSpec
 }
 
 // All lists them.
 func (o Objects) All() []*ebpf.CollectionSpec {
-	return []*ebpf.CollectionSpec{o.Sock, o.Pod, o.Netdev, o.Overlay}
+	return []*ebpf.CollectionSpec{o.Sock, o.Pod, o.Netdev, o.Overlay, o.XDP}
 }
 
 // Specs returns the objects, freshly decoded: the caller may change them.
@@ -215,7 +219,7 @@ func Specs() (Objects, error) {
 	for _, file := range []struct {
 		spec *(*ebpf.CollectionSpec)
 		load func() (*ebpf.CollectionSpec, error)
-	}{{&o.Sock, loadSock}, {&o.Pod, loadPod}, {&o.Netdev, loadNetdev}, {&o.Overlay, loadOverlay}} {
+	}{{&o.Sock, loadSock}, {&o.Pod, loadPod}, {&o.Netdev, loadNetdev}, {&o.Overlay, loadOverlay}, {&o.XDP, loadXdp}} {
 		spec, err := file.load()
 		if err != nil {
 			return Objects{}, err

@@ -7,3 +7,4 @@ package abi
 //go:generate ./generate.sh pod -no-global-types
 //go:generate ./generate.sh sock
 //go:generate ./generate.sh overlay -no-global-types
+//go:generate ./generate.sh xdp -no-global-types

@@ -74,6 +74,7 @@ const (
 	netdevConntrackFlagCT_FIN_FROM    netdevConntrackFlag = 256
 	netdevConntrackFlagCT_FIN_TO      netdevConntrackFlag = 512
 	netdevConntrackFlagCT_RST         netdevConntrackFlag = 1024
+	netdevConntrackFlagCT_DIRECT      netdevConntrackFlag = 2048
 )
 
 type netdevConntrackKey struct {
@@ -250,6 +251,8 @@ type netdevFlow struct {
 		FromIfindex uint32
 		ToIfindex   uint32
 		Service     uint32
+		Direct      bool
+		_           [3]byte
 	}
 	Entry    netdevConntrack
 	Question struct {
@@ -398,6 +401,7 @@ type netdevServiceFlag uint32
 const (
 	netdevServiceFlagSERVICE_SILENT netdevServiceFlag = 1
 	netdevServiceFlagSERVICE_LEAST  netdevServiceFlag = 2
+	netdevServiceFlagSERVICE_DSR    netdevServiceFlag = 4
 )
 
 type netdevSlotKey struct {

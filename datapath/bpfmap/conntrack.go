@@ -29,12 +29,14 @@ func (f Flow) Touches(wanted map[netip.Addr]struct{}) bool {
 	}
 	return has(f.Key.Addr[0]) || has(f.Key.Addr[1]) ||
 		f.Value.Flags&abi.CTRewriteSrc != 0 && has(f.Value.Src) ||
-		f.Value.Flags&abi.CTRewriteDst != 0 && has(f.Value.Dst)
+		f.Value.Flags&(abi.CTRewriteDst|abi.CTDirect) != 0 && has(f.Value.Dst)
 }
 
-// Backend returns the address and port that serve a translated flow, and whether the flow is one.
+// Backend returns the address and port that serve the flow of a Service, and whether the flow is one.
 func (f Flow) Backend() (netip.AddrPort, bool) {
 	switch {
+	case f.Value.Flags&abi.CTDirect != 0:
+		return netip.AddrPortFrom(f.Value.Dst.Netip(), abi.HostPort(f.Value.Dport)), true
 	case !f.Value.Translated():
 		return netip.AddrPort{}, false
 	case f.Value.Flags&abi.CTReplySide != 0:

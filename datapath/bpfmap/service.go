@@ -65,9 +65,9 @@ type ServiceRow struct {
 	ID, Slots uint32
 	// Revision must differ from the last one when a slot was changed.
 	Revision uint32
-	// Affinity, Silent and Least are as in [desired.Service].
-	Affinity      uint32
-	Silent, Least bool
+	// Affinity, Silent, Least and DSR are as in [desired.Service].
+	Affinity           uint32
+	Silent, Least, DSR bool
 	// Ring is the first block of its ring, RingSize how many places that has; 0: it has none.
 	Ring, RingSize uint32
 }
@@ -80,13 +80,16 @@ func (r ServiceRow) value() abi.Service {
 	if r.Least {
 		s.Flags |= abi.ServiceLeast
 	}
+	if r.DSR {
+		s.Flags |= abi.ServiceDSR
+	}
 	return s
 }
 
 func rowOf(id uint32, s abi.Service) ServiceRow {
 	return ServiceRow{
 		ID: id, Slots: s.Backends, Revision: s.Revision, Affinity: s.Affinity,
-		Silent: s.Flags&abi.ServiceSilent != 0, Least: s.Flags&abi.ServiceLeast != 0,
+		Silent: s.Flags&abi.ServiceSilent != 0, Least: s.Flags&abi.ServiceLeast != 0, DSR: s.Flags&abi.ServiceDSR != 0,
 		Ring: s.Ring, RingSize: s.RingSize,
 	}
 }

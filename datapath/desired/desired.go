@@ -182,6 +182,8 @@ type Service struct {
 	Ring bool
 	// Least has clients in the cluster choose the backend with fewer connections from this node, of two at random.
 	Least bool
+	// DSR has the node of the backend answer clients outside itself, where it shares a link with the node that they asked.
+	DSR bool
 	// SourceRanges are who may use the restricted frontends, sorted.
 	SourceRanges []netip.Prefix
 }
@@ -189,7 +191,7 @@ type Service struct {
 // Equal says whether both rows ask for the same kernel state.
 func (s Service) Equal(o Service) bool {
 	return s.Name == o.Name && slices.Equal(s.Frontends, o.Frontends) && slices.Equal(s.Backends, o.Backends) &&
-		s.Affinity == o.Affinity && s.Silent == o.Silent && s.Ring == o.Ring && s.Least == o.Least && slices.Equal(s.SourceRanges, o.SourceRanges)
+		s.Affinity == o.Affinity && s.Silent == o.Silent && s.Ring == o.Ring && s.Least == o.Least && s.DSR == o.DSR && slices.Equal(s.SourceRanges, o.SourceRanges)
 }
 
 // Endpoint is a pod of this node as the programs see it.
@@ -255,3 +257,17 @@ type Device struct {
 	// none of that family, and nothing goes out.
 	Masquerade, Masquerade6 netip.Addr
 }
+
+// XDPMode says on which devices of a node packets are seen by XDP, as soon as the driver has them.
+type XDPMode string
+
+// The modes of XDP. All of them have the same result.
+const (
+	// XDPAuto is on devices that are hardware, or stand for it in a virtual machine. On others, such as veths, XDP costs more than
+	// it gains: the kernel no longer passes large segments through them in one piece.
+	XDPAuto XDPMode = "auto"
+	// XDPOn is on every device whose driver runs XDP programs.
+	XDPOn XDPMode = "on"
+	// XDPOff is on none.
+	XDPOff XDPMode = "off"
+)

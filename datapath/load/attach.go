@@ -111,6 +111,31 @@ func (o *Objects) PodDevices() ([]int, error) { return o.devices("pod") }
 // an earlier process. They may be gone.
 func (o *Objects) NetdevDevices() ([]int, error) { return o.devices("netdev") }
 
+// frontHook has the type that links of XDP have.
+var frontHook = hook{abi.ProgFront, ebpf.AttachXDP}
+
+// AttachFront attaches the XDP program to a device, or replaces the one
+// attached before. The driver must run it: ErrNoXDP says that it does not, and
+// ErrForeignXDP that the device has a program of somebody else, which stays.
+func (o *Objects) AttachFront(ifindex int) error {
+	err := o.attach(o.path(linksDir, "front", strconv.Itoa(ifindex)), frontHook, func(p *ebpf.Program) (link.Link, error) {
+		return link.AttachXDP(link.XDPOptions{Interface: ifindex, Program: p, Flags: link.XDPDriverMode})
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("attach %s to device %d: %w", frontHook.program, ifindex, ErrForeignXDP)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE),
+		errors.Is(err, unix.ENOMEM), errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("attach %s to device %d: %w: %w", frontHook.program, ifindex, ErrNoXDP, err)
+	}
+	return fmt.Errorf("attach %s to device %d: %w", frontHook.program, ifindex, err)
+}
+
+// DetachFront removes what AttachFront made. The device may be gone.
+func (o *Objects) DetachFront(ifindex int) error { return o.detachDevice("front", ifindex) }
+
 func (o *Objects) attachDevice(kind string, ifindex int, hooks []hook) error {
 	dir := o.path(linksDir, kind, strconv.Itoa(ifindex))
 	for _, h := range hooks {

@@ -25,6 +25,14 @@ var (
 	// as direct-action clsact filters.
 	ErrNoTCX = errors.New("the kernel has no tcx links")
 
+	// ErrNoXDP is returned by AttachFront when the driver of the device
+	// runs no XDP programs, or has no room for their packets.
+	ErrNoXDP = errors.New("the driver runs no XDP program as the device is")
+
+	// ErrForeignXDP is returned by AttachFront when the device has another
+	// XDP program.
+	ErrForeignXDP = errors.New("the device has an XDP program of somebody else")
+
 	// ErrNotBPFFS is returned when the directory for pins is not in a BPF
 	// file system.
 	ErrNotBPFFS = errors.New("not in a bpf file system: run mount -t bpf bpf /sys/fs/bpf")

@@ -136,6 +136,16 @@ func isPodDevice(link netlink.Link) bool {
 	return link.Type() == "veth" && strings.HasPrefix(name, devicePrefix) && len(name) == unix.IFNAMSIZ-1
 }
 
+// IsHardware says whether a device is hardware, or stands for it in a virtual machine, and belongs to no bridge, bond or network
+// of its own routes.
+func IsHardware(ifindex int) (bool, error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return false, fmt.Errorf("device %d: %w", ifindex, err)
+	}
+	return l.Type() == "device" && l.Attrs().MasterIndex == 0, nil
+}
+
 // podDevices lists the host devices of all pods, finished or not.
 func podDevices(h *netlink.Handle) ([]device, error) {
 	links, err := rtnl.Dump(h.LinkList)

@@ -142,7 +142,7 @@ func (t *Services) writeService(row desired.Service) error {
 	if err != nil {
 		return err
 	}
-	if changed || s.counted != len(want) || s.row.Affinity != row.Affinity || s.row.Silent != row.Silent || s.row.Least != row.Least || s.row.Ring != block || s.row.RingSize != size {
+	if changed || s.counted != len(want) || s.row.Affinity != row.Affinity || s.row.Silent != row.Silent || s.row.Least != row.Least || s.row.DSR != row.DSR || s.row.Ring != block || s.row.RingSize != size {
 		s.counted = -1
 		oldBlock, oldSize := s.row.Ring, s.row.RingSize
 		if err := t.maps.PutService(s.next(row, len(want), block, size)); err != nil {
@@ -174,7 +174,7 @@ func (t *Services) located(row desired.Service) desired.Service {
 // next is the row to write now that a service has so many slots.
 func (s *service) next(row desired.Service, slots int, ring, ringSize uint32) bpfmap.ServiceRow {
 	s.row.Slots, s.row.Affinity, s.row.Silent = uint32(slots), row.Affinity, row.Silent
-	s.row.Least, s.row.Ring, s.row.RingSize = row.Least, ring, ringSize
+	s.row.Least, s.row.DSR, s.row.Ring, s.row.RingSize = row.Least, row.DSR, ring, ringSize
 	s.row.Revision++
 	return s.row
 }

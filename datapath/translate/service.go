@@ -30,6 +30,14 @@ func balance(svc *corev1.Service) string {
 	return balanceMaglev
 }
 
+// annotationForwarding says how packets from clients outside get to backends on other nodes: translated, with the answers coming
+// back the same way (forwardingSNAT, the default), or untouched, with the backend's node answering the client (forwardingDSR).
+// Every node must choose the same backend, so Services with affinity or without rings are always translated.
+const (
+	annotationForwarding = "skep.dev/forwarding"
+	forwardingDSR        = "dsr"
+)
+
 // labelProxyName marks a Service as somebody else's to implement.
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
@@ -80,6 +88,7 @@ func portRows(svc *corev1.Service, port *corev1.ServicePort, clusterIP netip.Add
 	row.Backends = backends(all.cluster(view), protocol)
 	front := balance(svc) != balanceRandom
 	row.Ring = front && slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Kind != desired.ClusterIP && !f.LocalOutside })
+	row.DSR = row.Ring && row.Affinity == 0 && svc.Annotations[annotationForwarding] == forwardingDSR
 	if !slices.ContainsFunc(row.Frontends, func(f desired.Frontend) bool { return f.Local || f.LocalOutside }) {
 		return []desired.Service{row}
 	}

@@ -38,6 +38,11 @@ const hostMAC = "02:00:00:00:00:01"
 // the node. The sockets of the test process are in a cgroup of its own.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOf(t, testConfig)
+}
+
+func newWorldOf(t *testing.T, config load.Config) *world {
+	t.Helper()
 	w := &world{t: t}
 	w.node = w.namespace()
 	w.in(w.node, func() {
@@ -49,7 +54,7 @@ func newWorld(t *testing.T) *world {
 		w.sysctl("net/ipv4/conf/all/rp_filter", "0")
 		w.sysctl("net/ipv4/conf/default/rp_filter", "0")
 		var err error
-		if w.objects, err = load.Open(testConfig); err != nil {
+		if w.objects, err = load.Open(config); err != nil {
 			t.Errorf("%+v", err)
 		}
 	})
