@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export CGO_ENABLED := 0
 
-.PHONY: up down demo deps test-deps build generate generated lint test test-kernels test-churn unit e2e bench bench-node
+.PHONY: up down demo deps test-deps build generate generated lint test test-dns-fuzz test-kernels test-churn unit e2e bench bench-node
 
 ## up: install what is missing, build, start a node, run the demo
 up: deps build
@@ -46,6 +46,10 @@ e2e: build
 ## test: everything that CI checks
 test: deps test-deps build generated lint unit e2e
 	@echo 'all tests passed'
+
+## test-dns-fuzz: a million queries to the kernel's DNS answers and to the server: no answer differs (about a minute)
+test-dns-fuzz:
+	SKEP_DNS_QUERIES=1000000 go test -count=1 -timeout 30m -run TestKernelAgreesWithServer -v ./dns/kernel
 
 ## test-kernels: load every BPF program and run the tests of packets and devices on kernels 5.10, 6.1 and 6.12 of Debian, in QEMU,
 ## and on this machine's; two tables (5 to 15 minutes; KERNELS='5.10 host' chooses)

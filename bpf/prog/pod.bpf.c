@@ -5,6 +5,7 @@
  * to the pod.
  */
 #include "../lib/bpf.h"
+#include "../lib/dns.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
 
@@ -265,6 +266,33 @@ INLINE int portless(struct __sk_buff *skb, struct flow *f,
 			 PLACE_FROM_POD);
 }
 
+/* asks_dns tells whether the packet is for this node's DNS server, by UDP. */
+INLINE bool asks_dns(const struct packet *p)
+{
+	struct addr router;
+
+	if (p->proto != IPPROTO_UDP || p->dport != bpf_htons(DNS_PORT))
+		return false;
+	router_of(&router, p->v6);
+	return addr_equal(&router, &p->dst);
+}
+
+/* resolve answers for the DNS server. What the pod may not ask is left to be
+ * dropped, and what is not answered to be sent on. Returns a verdict, or
+ * DNS_PASS.
+ */
+SEPARATE int resolve(struct __sk_buff *skb)
+{
+	const struct control *c = control_get();
+	struct flow *f = flow_get();
+
+	if (!c || !f || !source_ours(skb, &f->packet) ||
+	    flow_allowed(skb, f, c, &f->packet.dst, f->packet.dport, false) !=
+		    DROP_NONE)
+		return DNS_PASS;
+	return dns_answer(skb);
+}
+
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
@@ -286,6 +314,11 @@ int from_pod(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (!f->packet.has_ports)
 		return portless(skb, f, c);
+	if (asks_dns(&f->packet)) {
+		kind = resolve(skb);
+		if (kind != DNS_PASS)
+			return kind;
+	}
 	ct = flow_find(f);
 	/* The entry knows the device of the pod: another pod that uses its
 	 * address takes the long way, where it is found out.

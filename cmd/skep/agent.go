@@ -29,12 +29,14 @@ import (
 	"github.com/skep-io/skep/control/agent/runtime"
 	"github.com/skep-io/skep/control/controller"
 	"github.com/skep-io/skep/datapath"
+	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
 	"github.com/skep-io/skep/datapath/ipam"
 	"github.com/skep-io/skep/datapath/podnet"
 	"github.com/skep-io/skep/dns/cluster"
 	"github.com/skep-io/skep/dns/config"
 	"github.com/skep-io/skep/dns/forward"
+	"github.com/skep-io/skep/dns/kernel"
 	"github.com/skep-io/skep/dns/server"
 )
 
@@ -162,7 +164,7 @@ func (n *node) startDatapath(ctx context.Context, client kubernetes.Interface, f
 	}
 	n.onClose(d.Close)
 	n.clock.reach(networkReady, commas(podCIDRs))
-	return d, n.startDNS(ctx, client, factory, objects, ports(routers, 53))
+	return d, n.startDNS(ctx, client, factory, objects, d.Maps(), ports(routers, 53))
 }
 
 // events records what the network has to say about objects.
@@ -182,7 +184,7 @@ func ports(addresses []netip.Addr, port uint16) []netip.AddrPort {
 	return list
 }
 
-func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, objects *cluster.Objects, listen []netip.AddrPort) error {
+func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, objects *cluster.Objects, maps *bpfmap.Maps, listen []netip.AddrPort) error {
 	logger := n.logger.With("component", "dns")
 	var own []netip.Addr
 	for _, l := range listen {
@@ -201,8 +203,12 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 	if err != nil {
 		return err
 	}
-	s := server.New(server.Config{Listen: listen, Zone: zone, Clients: pods, Upstreams: upstreams, Logger: logger})
-	watcher := config.NewWatcher(client, n.cfg.name, s.Apply, logger)
+	answers, err := kernel.New(maps, zone, logger)
+	if err != nil {
+		return err
+	}
+	s := server.New(server.Config{Listen: listen, Zone: zone, Clients: pods, Upstreams: upstreams, Kernel: answers, Logger: logger})
+	watcher := config.NewWatcher(client, n.cfg.name, func(c *config.Config) { answers.Apply(c, func() { s.Apply(c) }) }, logger)
 	for _, c := range append(s.Collectors(), watcher.Collectors()...) {
 		if err := prometheus.Register(c); err != nil {
 			return err
@@ -214,6 +220,7 @@ func (n *node) startDNS(ctx context.Context, client kubernetes.Interface, factor
 	factory.Start(ctx.Done())
 	n.group.Go(func() error { return s.Run(ctx) })
 	n.group.Go(func() error { return watcher.Run(ctx) })
+	n.group.Go(func() error { return answers.Run(ctx) })
 	n.group.Go(func() error {
 		if err := inspectDNS(ctx, n.cfg.paths, s); err != nil {
 			logger.Warn("skep dns cannot look inside", "error", err) // answers do not depend on it

@@ -58,7 +58,7 @@ func dnsLookupCommand() *cobra.Command {
 		Use:   "lookup NAME [TYPE…]",
 		Short: "Look up a name through the search list of resolv.conf, or of a pod",
 		Long: `Look up a name through the search list of resolv.conf. With --from, look it up as a pod of this node would, and show for each name
-of its search list what this node's DNS server answers, who answered (the cluster's zone, the cache, an upstream server) and why.`,
+of its search list what this node's DNS server answers, who answered (the kernel, the server from the cluster's zone or its cache, an upstream server) and why.`,
 		Example: `  # From inside a pod
   skep exec POD -- /skep dns lookup echo
 
@@ -242,6 +242,10 @@ func dnsStatsCommand() *cobra.Command {
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
 		fmt.Fprintf(w, "ready\t%v\ncached\t%d\nrate limited\t%d\nshed\t%d\n", st.Ready, st.Cached, st.Limited, st.Shed)
+		fmt.Fprintf(w, "kernel\t%s\n", st.Kernel.State)
+		for _, reason := range slices.Sorted(maps.Keys(st.Kernel.Left)) {
+			fmt.Fprintf(w, "left by the kernel: %s\t%d\n", reason, st.Kernel.Left[reason])
+		}
 		for _, t := range slices.Sorted(maps.Keys(st.Queries)) {
 			fmt.Fprintf(w, "queries %s\t%d\n", t, st.Queries[t])
 		}

@@ -74,6 +74,18 @@ type (
 	CIDRKey = netdevCidrKey
 	// PortKey names a prefix of ports in a set of ports.
 	PortKey = netdevPortKey
+	// DNSKey is a name in wire form, lower case, padded with zeros.
+	DNSKey = podDnsKey
+	// DNSName is what a name has.
+	DNSName = podDnsName
+	// DNSNameFlag are the bits of DNSName.Flags.
+	DNSNameFlag = podDnsNameFlag
+	// DNSZone is the single row of the zone map.
+	DNSZone = podDnsZone
+	// DNSZoneFlag are the bits of DNSZone.Flags.
+	DNSZoneFlag = podDnsZoneFlag
+	// DNSCount is an index of the lookup map.
+	DNSCount = podDnsCount
 	// DropCounter counts what was refused for one reason at one place.
 	DropCounter = netdevDropCounter
 	// DropReason is why a packet or connect was refused.
@@ -101,6 +113,39 @@ const (
 	ServiceLeast         = netdevServiceFlagSERVICE_LEAST
 	ServiceDSR           = netdevServiceFlagSERVICE_DSR
 )
+
+// Bits of DNSZone.Flags and DNSName.Flags; bpf/lib/dns.h says what each means.
+const (
+	DNSAnswer        = podDnsZoneFlagDNS_ANSWER
+	DNSComplete      = podDnsZoneFlagDNS_COMPLETE
+	DNSServer        = podDnsNameFlagDNS_SERVER
+	DNSAddressesOnly = podDnsNameFlagDNS_ADDRESSES_ONLY
+	DNSHasSRV        = podDnsNameFlagDNS_HAS_SRV
+	DNSApex          = podDnsNameFlagDNS_APEX
+	DNSServices      = podDnsNameFlagDNS_SERVICES
+	DNSPods          = podDnsNameFlagDNS_PODS
+)
+
+// Kinds of answers, and what follows them: reasons to leave a query to the server. The counters of answers are those of each
+// kind, type and family: see [DNSIndex].
+const (
+	DNSFound   = podDnsCountDNS_FOUND
+	DNSNoData  = podDnsCountDNS_NODATA
+	DNSAbsent  = podDnsCountDNS_ABSENT
+	DNSKinds   = int(podDnsCountDNS_KINDS)
+	DNSReasons = podDnsCountDNS_FORM
+	DNSCounts  = int(podDnsCountDNS_COUNTS)
+	// DNSTypes are counted apart: A, AAAA and others; each of DNSFamilies.
+	DNSTypes, DNSFamilies = 3, 2
+)
+
+// DNSAddresses is how many addresses of a family a name's row takes.
+const DNSAddresses = len(DNSName{}.V4)
+
+// DNSIndex is the index of the counter of answers of a kind for questions of a type (of DNSTypes) over a family (of DNSFamilies).
+func DNSIndex(kind DNSCount, rrtype, family int) uint32 {
+	return uint32((int(kind)*DNSTypes+rrtype)*DNSFamilies + family)
+}
 
 // Bits of Conntrack.Flags; bpf/lib/conntrack.h says what each means.
 const (
@@ -181,6 +226,10 @@ const (
 	MapTunnel      = netdevMapTunnel
 	MapEvents      = netdevMapEvents
 	MapWatch       = netdevMapWatch
+	MapZone        = podMapZone
+	MapRecord      = podMapRecord
+	MapLookup      = podMapLookup
+	MapDNSScratch  = podMapDnsScratch
 )
 
 // Names of programs, as in C.

@@ -36,6 +36,19 @@ func ReadNames() (Names, error) {
 	return Names{Reasons: reasons, Places: places, Kinds: kinds}, nil
 }
 
+// ReadDNSReasons reads the reasons to leave a query to the server, by number from [DNSReasons] on, for example "outside".
+func ReadDNSReasons() ([]string, error) {
+	spec, err := loadPod()
+	if err != nil {
+		return nil, err
+	}
+	names, err := enumNames(spec.Types, "dns_count", "DNS_", DNSCounts)
+	if err != nil {
+		return nil, err
+	}
+	return names[DNSReasons:], nil
+}
+
 // enumNames gives the first n values of an enum, in lower case and without
 // their prefix.
 func enumNames(types *btf.Spec, enum, prefix string, n int) ([]string, error) {

@@ -8,8 +8,69 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
+)
+
+type podDnsCount uint32
+
+const (
+	podDnsCountDNS_FOUND       podDnsCount = 0
+	podDnsCountDNS_NODATA      podDnsCount = 1
+	podDnsCountDNS_ABSENT      podDnsCount = 2
+	podDnsCountDNS_KINDS       podDnsCount = 3
+	podDnsCountDNS_FORM        podDnsCount = 24
+	podDnsCountDNS_EDNS        podDnsCount = 25
+	podDnsCountDNS_RECORD_TYPE podDnsCount = 26
+	podDnsCountDNS_LONG        podDnsCount = 27
+	podDnsCountDNS_OUTSIDE     podDnsCount = 28
+	podDnsCountDNS_LEFT        podDnsCount = 29
+	podDnsCountDNS_BELOW       podDnsCount = 30
+	podDnsCountDNS_INCOMPLETE  podDnsCount = 31
+	podDnsCountDNS_REFUSED     podDnsCount = 32
+	podDnsCountDNS_OFF         podDnsCount = 33
+	podDnsCountDNS_COUNTS      podDnsCount = 34
+)
+
+type podDnsKey struct {
+	_    structs.HostLayout
+	Name [96]uint8
+}
+
+type podDnsName struct {
+	_     structs.HostLayout
+	Flags uint16
+	N4    uint8
+	N6    uint8
+	V4    [16]uint32
+	V6    [16][4]uint32
+}
+
+type podDnsNameFlag uint32
+
+const (
+	podDnsNameFlagDNS_SERVER         podDnsNameFlag = 1
+	podDnsNameFlagDNS_ADDRESSES_ONLY podDnsNameFlag = 2
+	podDnsNameFlagDNS_HAS_SRV        podDnsNameFlag = 4
+	podDnsNameFlagDNS_APEX           podDnsNameFlag = 8
+	podDnsNameFlagDNS_SERVICES       podDnsNameFlag = 16
+	podDnsNameFlagDNS_PODS           podDnsNameFlag = 32
+)
+
+type podDnsZone struct {
+	_      structs.HostLayout
+	Flags  uint32
+	Ttl    uint32
+	Serial uint32
+	Labels uint32
+}
+
+type podDnsZoneFlag uint32
+
+const (
+	podDnsZoneFlagDNS_ANSWER   podDnsZoneFlag = 1
+	podDnsZoneFlagDNS_COMPLETE podDnsZoneFlag = 2
 )
 
 // Names of all BPF objects in the ELF.
@@ -21,6 +82,7 @@ const (
 	podMapConntrack       = "conntrack"
 	podMapControl         = "control"
 	podMapDevice          = "device"
+	podMapDnsScratch      = "dns_scratch"
 	podMapDrop            = "drop"
 	podMapEndpoint        = "endpoint"
 	podMapEvents          = "events"
@@ -28,19 +90,25 @@ const (
 	podMapFrontend        = "frontend"
 	podMapIdentity        = "identity"
 	podMapLoad            = "load"
+	podMapLookup          = "lookup"
 	podMapNode            = "node"
 	podMapPolicy          = "policy"
 	podMapPorts           = "ports"
+	podMapRecord          = "record"
 	podMapRing            = "ring"
 	podMapScratch         = "scratch"
 	podMapService         = "service"
 	podMapSlot            = "slot"
 	podMapSourceRange     = "source_range"
 	podMapWatch           = "watch"
+	podMapZone            = "zone"
 	podProgFromPod        = "from_pod"
 	podProgToPod          = "to_pod"
 	podVarClusterNetwork  = "cluster_network"
 	podVarClusterNetwork6 = "cluster_network6"
+	podVarDnsCounts       = "dns_counts"
+	podVarDnsNameFlags    = "dns_name_flags"
+	podVarDnsZoneFlags    = "dns_zone_flags"
 	podVarDropReasons     = "drop_reasons"
 	podVarEventKinds      = "event_kinds"
 	podVarEventLayout     = "event_layout"
@@ -115,6 +183,7 @@ type podMapSpecs struct {
 	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
 	Control     *ebpf.MapSpec `ebpf:"control"`
 	Device      *ebpf.MapSpec `ebpf:"device"`
+	DnsScratch  *ebpf.MapSpec `ebpf:"dns_scratch"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Endpoint    *ebpf.MapSpec `ebpf:"endpoint"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
@@ -122,15 +191,18 @@ type podMapSpecs struct {
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
+	Lookup      *ebpf.MapSpec `ebpf:"lookup"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
 	Policy      *ebpf.MapSpec `ebpf:"policy"`
 	Ports       *ebpf.MapSpec `ebpf:"ports"`
+	Record      *ebpf.MapSpec `ebpf:"record"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
+	Zone        *ebpf.MapSpec `ebpf:"zone"`
 }
 
 // podVariableSpecs contains global variables before they are loaded into the kernel.
@@ -139,6 +211,9 @@ type podMapSpecs struct {
 type podVariableSpecs struct {
 	ClusterNetwork  *ebpf.VariableSpec `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.VariableSpec `ebpf:"cluster_network6"`
+	DnsCounts       *ebpf.VariableSpec `ebpf:"dns_counts"`
+	DnsNameFlags    *ebpf.VariableSpec `ebpf:"dns_name_flags"`
+	DnsZoneFlags    *ebpf.VariableSpec `ebpf:"dns_zone_flags"`
 	DropReasons     *ebpf.VariableSpec `ebpf:"drop_reasons"`
 	EventKinds      *ebpf.VariableSpec `ebpf:"event_kinds"`
 	EventLayout     *ebpf.VariableSpec `ebpf:"event_layout"`
@@ -183,6 +258,7 @@ type podMaps struct {
 	Conntrack   *ebpf.Map `ebpf:"conntrack"`
 	Control     *ebpf.Map `ebpf:"control"`
 	Device      *ebpf.Map `ebpf:"device"`
+	DnsScratch  *ebpf.Map `ebpf:"dns_scratch"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Endpoint    *ebpf.Map `ebpf:"endpoint"`
 	Events      *ebpf.Map `ebpf:"events"`
@@ -190,15 +266,18 @@ type podMaps struct {
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Identity    *ebpf.Map `ebpf:"identity"`
 	Load        *ebpf.Map `ebpf:"load"`
+	Lookup      *ebpf.Map `ebpf:"lookup"`
 	Node        *ebpf.Map `ebpf:"node"`
 	Policy      *ebpf.Map `ebpf:"policy"`
 	Ports       *ebpf.Map `ebpf:"ports"`
+	Record      *ebpf.Map `ebpf:"record"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
 	Watch       *ebpf.Map `ebpf:"watch"`
+	Zone        *ebpf.Map `ebpf:"zone"`
 }
 
 func (m *podMaps) Close() error {
@@ -208,6 +287,7 @@ func (m *podMaps) Close() error {
 		m.Conntrack,
 		m.Control,
 		m.Device,
+		m.DnsScratch,
 		m.Drop,
 		m.Endpoint,
 		m.Events,
@@ -215,15 +295,18 @@ func (m *podMaps) Close() error {
 		m.Frontend,
 		m.Identity,
 		m.Load,
+		m.Lookup,
 		m.Node,
 		m.Policy,
 		m.Ports,
+		m.Record,
 		m.Ring,
 		m.Scratch,
 		m.Service,
 		m.Slot,
 		m.SourceRange,
 		m.Watch,
+		m.Zone,
 	)
 }
 
@@ -233,6 +316,9 @@ func (m *podMaps) Close() error {
 type podVariables struct {
 	ClusterNetwork  *ebpf.Variable `ebpf:"cluster_network"`
 	ClusterNetwork6 *ebpf.Variable `ebpf:"cluster_network6"`
+	DnsCounts       *ebpf.Variable `ebpf:"dns_counts"`
+	DnsNameFlags    *ebpf.Variable `ebpf:"dns_name_flags"`
+	DnsZoneFlags    *ebpf.Variable `ebpf:"dns_zone_flags"`
 	DropReasons     *ebpf.Variable `ebpf:"drop_reasons"`
 	EventKinds      *ebpf.Variable `ebpf:"event_kinds"`
 	EventLayout     *ebpf.Variable `ebpf:"event_layout"`

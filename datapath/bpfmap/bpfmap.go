@@ -35,6 +35,9 @@ type Maps struct {
 	cidr        table[abi.CIDRKey, abi.PolicyPorts]
 	ports       table[abi.PortKey, uint32]
 	tunnel      table[abi.TunnelKey, abi.Tunnel]
+	zone        table[uint32, abi.DNSZone]
+	record      table[abi.DNSKey, abi.DNSName]
+	lookup      counterTable
 
 	// sizes are the most rows that each map takes, by name.
 	sizes   map[string]uint32
@@ -62,6 +65,9 @@ func Create() (*Maps, error) {
 			spec = specs.Sock.Maps[name]
 		}
 		if spec == nil {
+			spec = specs.Pod.Maps[name]
+		}
+		if spec == nil {
 			return nil, errors.New("not in the programs")
 		}
 		spec.Pinning = ebpf.PinNone
@@ -76,6 +82,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
 		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer,
 		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts, abi.MapTunnel,
+		abi.MapZone, abi.MapRecord, abi.MapLookup,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -104,6 +111,9 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.cidr = kernelTable[abi.CIDRKey, abi.PolicyPorts]{byName[abi.MapCIDR]}
 	m.ports = kernelTable[abi.PortKey, uint32]{byName[abi.MapPorts]}
 	m.tunnel = kernelTable[abi.TunnelKey, abi.Tunnel]{byName[abi.MapTunnel]}
+	m.zone = kernelTable[uint32, abi.DNSZone]{byName[abi.MapZone]}
+	m.record = kernelTable[abi.DNSKey, abi.DNSName]{byName[abi.MapRecord]}
+	m.lookup = kernelCounters{byName[abi.MapLookup]}
 	return m, nil
 }
 
@@ -133,6 +143,9 @@ func Fake(fail func(op, table string) error) *Maps {
 		cidr:        newMemoryTable[abi.CIDRKey, abi.PolicyPorts](abi.MapCIDR, fail),
 		ports:       newMemoryTable[abi.PortKey, uint32](abi.MapPorts, fail),
 		tunnel:      newMemoryTable[abi.TunnelKey, abi.Tunnel](abi.MapTunnel, fail),
+		zone:        newMemoryTable[uint32, abi.DNSZone](abi.MapZone, fail),
+		record:      newMemoryTable[abi.DNSKey, abi.DNSName](abi.MapRecord, fail),
+		lookup:      noCounters{},
 	}
 }
 

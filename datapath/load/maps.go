@@ -48,7 +48,7 @@ func (o *Objects) openMaps(specs []*ebpf.CollectionSpec) error {
 // and pins the first one.
 func (o *Objects) openMap(name string, spec *ebpf.MapSpec) error {
 	// What is worked on is no state: its layout may change from one build to the next.
-	if o.dir == "" || name == abi.MapScratch || name == abi.MapHop {
+	if o.dir == "" || name == abi.MapScratch || name == abi.MapHop || name == abi.MapDNSScratch {
 		m, err := ebpf.NewMap(spec)
 		if err != nil {
 			return fmt.Errorf("create map %s: %w", name, err)

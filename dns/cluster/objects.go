@@ -25,6 +25,9 @@ type Objects struct {
 	ttl     atomic.Uint32
 
 	writing sync.Mutex // makes reading the stores and writing the table one step
+	// follower is guarded by writing. origin is the zone's, set before there is one.
+	follower Follower
+	origin   []byte
 }
 
 // NewObjects adds an index and handlers to the shared informers; call it before the factory is started. The caller starts the
@@ -50,7 +53,7 @@ func NewObjects(factory informers.SharedInformerFactory) (*Objects, error) {
 }
 
 func newObjects(services, slices cache.Indexer) *Objects {
-	o := &Objects{services: services, slices: slices, table: newTable()}
+	o := &Objects{services: services, slices: slices, table: newTable(), follower: nobody{}}
 	o.ttl.Store(DefaultTTL)
 	o.touch()
 	return o
@@ -89,8 +92,13 @@ func (o *Objects) sliceChanged(obj any, _ bool) {
 
 func (o *Objects) namespaceChanged(obj any, there bool) {
 	if ns, ok := obj.(*corev1.Namespace); ok {
-		o.table.setNamespace(ns.Name, there)
+		o.writing.Lock()
+		defer o.writing.Unlock()
 		o.touch()
+		if before, after := o.table.namespaceHas(ns.Name, 0, nil), o.table.namespaceHas(ns.Name, 0, &there); before != after {
+			o.follower.Namespace(ns.Name, after)
+		}
+		o.table.setNamespace(ns.Name, there)
 	}
 }
 
@@ -102,7 +110,7 @@ func (o *Objects) rebuild(namespace, name string) {
 	id := namespace + "/" + name
 	obj, ok, err := o.services.GetByKey(id)
 	if !ok || err != nil {
-		o.table.put(key(namespace, name), nil)
+		o.put(namespace, name, nil)
 		return
 	}
 	objs, err := o.slices.ByIndex(byService, id)
@@ -113,7 +121,14 @@ func (o *Objects) rebuild(namespace, name string) {
 	for _, s := range objs {
 		endpointSlices = append(endpointSlices, s.(*discoveryv1.EndpointSlice))
 	}
-	o.table.put(key(namespace, name), newRecord(obj.(*corev1.Service), endpointSlices, o.ttl.Load()))
+	o.put(namespace, name, newRecord(obj.(*corev1.Service), endpointSlices, o.ttl.Load()))
+}
+
+// put replaces the record of a Service; nil removes it.
+func (o *Objects) put(namespace, name string, r *record) {
+	k := key(namespace, name)
+	o.tellService(k, namespace, r)
+	o.table.put(k, r)
 }
 
 // SetTTL changes how long clients may keep answers, in seconds. Addresses carry it ready for the wire, so all are rebuilt.
@@ -121,6 +136,9 @@ func (o *Objects) SetTTL(seconds uint32) {
 	if o.ttl.Swap(seconds) == seconds {
 		return
 	}
+	o.writing.Lock()
+	o.tell()
+	o.writing.Unlock()
 	for _, obj := range o.services.List() {
 		if svc, ok := obj.(*corev1.Service); ok {
 			o.rebuild(svc.Namespace, svc.Name)
@@ -142,7 +160,12 @@ func (o *Objects) Synced() bool {
 	return true
 }
 
-func (o *Objects) touch() { o.changed.Store(time.Now().Unix()) }
+// touch makes now the time of the last change.
+func (o *Objects) touch() {
+	if now := time.Now().Unix(); o.changed.Swap(now) != now {
+		o.tell()
+	}
+}
 
 func (o *Objects) serial() uint32 { return uint32(o.changed.Load()) }
 

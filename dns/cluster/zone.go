@@ -84,6 +84,7 @@ func NewZone(cfg Config) (*Zone, error) {
 		cfg.ServiceNamespace, cfg.ServiceName = "kube-system", "kube-dns"
 	}
 	z := &Zone{cfg: cfg, origin: origin, service: []byte(key(cfg.ServiceNamespace, cfg.ServiceName))}
+	cfg.Objects.origin = origin
 	z.labels = strings.Count(strings.Trim(cfg.Domain, "."), ".") + 1
 	z.target = wire.AppendLabel(append([]byte(nil), z.service...), "svc")
 	return z, nil
@@ -206,8 +207,8 @@ type Name struct {
 	// Wire is the name in wire form, lower case.
 	Wire   []byte
 	V4, V6 []byte
-	// Alias tells that the name is an ExternalName's, which these records do not answer.
-	Alias bool
+	// Alias tells that the name is an ExternalName's, which these records do not answer; Service that it is a Service's own.
+	Alias, Service bool
 }
 
 // Each calls f with the name of each Service, of its named ports with underscores, and of its endpoints, for an answerer that
@@ -219,7 +220,7 @@ func (z *Zone) Each(f func(Name)) {
 			return
 		}
 		base := append(wire.AppendLabel([]byte(key(r.namespace, r.name)), "svc"), z.origin...)
-		f(Name{Wire: base, V4: r.base.v4, V6: r.base.v6, Alias: r.alias != nil})
+		f(Name{Wire: base, V4: r.base.v4, V6: r.base.v6, Alias: r.alias != nil, Service: true})
 		seen := map[string]bool{}
 		named := func(ports []port) {
 			for _, p := range ports {

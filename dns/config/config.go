@@ -32,6 +32,9 @@ type Config struct {
 	Pods string `json:"pods,omitempty"`
 	// SearchPath answers the first name of a pod's search list with what the whole list would find. Default false.
 	SearchPath bool `json:"searchPath,omitempty"`
+	// KernelAnswers lets the kernel answer for cluster names, without the server. Default true. Rate limits, rules, rewrites and the
+	// log are the server's: with any of these the kernel answers nothing, and with a search path it denies nothing.
+	KernelAnswers *bool `json:"kernelAnswers,omitempty"`
 	// Upstream servers for names outside the cluster.
 	Upstream Upstream `json:"upstream,omitempty"`
 	// Zones have servers of their own (stub domains), by domain name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,9 @@ type Watcher struct {
 	logger *slog.Logger
 	valid  prometheus.Gauge
 	last   atomic.Pointer[string] // the text that was looked at last
+
+	using sync.Mutex // makes taking into use one step
+	used  bool       // guarded by using: a configuration was handed to apply
 }
 
 // NewWatcher returns a watcher that hands each good configuration to apply; node is who speaks in Events.
@@ -48,14 +52,18 @@ func (w *Watcher) Run(ctx context.Context) error {
 			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", Name).String()
 		}))
 	informer := factory.Core().V1().ConfigMaps().Informer()
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handler, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { w.changed(ctx, obj) },
 		UpdateFunc: func(_, obj any) { w.changed(ctx, obj) },
 		DeleteFunc: func(any) { w.use(&Config{}, "") },
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	factory.Start(ctx.Done())
+	if cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
+		w.useDefault()
+	}
 	<-ctx.Done()
 	factory.Shutdown()
 	return nil
@@ -81,7 +89,20 @@ func (w *Watcher) changed(ctx context.Context, obj any) {
 	w.use(c, text)
 }
 
+// useDefault takes the default into use where there is no configuration, or none that is right: whoever waits for one knows then.
+func (w *Watcher) useDefault() {
+	w.using.Lock()
+	defer w.using.Unlock()
+	if !w.used {
+		w.used = true
+		w.apply(&Config{})
+	}
+}
+
 func (w *Watcher) use(c *Config, text string) {
+	w.using.Lock()
+	defer w.using.Unlock()
+	w.used = true
 	w.last.Store(&text)
 	w.apply(c)
 	w.valid.Set(1)

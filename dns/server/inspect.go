@@ -39,6 +39,7 @@ type Stats struct {
 	Limited   uint64            `json:"rateLimited"`
 	Shed      uint64            `json:"shed"`
 	Upstreams []forward.Status  `json:"upstreams"`
+	Kernel    KernelWork        `json:"kernel"`
 }
 
 // TopRow is how often a name, or a client, was seen among the sampled queries.
@@ -83,6 +84,18 @@ func (s *Server) Inspect() http.Handler {
 	return mux
 }
 
+// Direct returns a function that gives the server's answer to a query over UDP, valid until the next call, and nil for what gets none or
+// has to wait for others. The function is for one goroutine; nothing is counted.
+func (s *Server) Direct() func(pkt []byte, client netip.Addr) []byte {
+	w := s.newWorker(protoUDP, &stats{}, wire.MaxUDP)
+	return func(pkt []byte, client netip.Addr) []byte {
+		if w.handle(pkt, client, wire.MaxUDP, time.Now().UnixNano()) != answered {
+			return nil
+		}
+		return w.r.Bytes()
+	}
+}
+
 // Explain answers a question as if the client had asked it over TCP, by the very same code, and tells why. It is not counted.
 func (s *Server) Explain(ctx context.Context, name string, qtype uint16, client netip.Addr) (Explanation, error) {
 	pkt, err := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype).Pack()
@@ -94,6 +107,9 @@ func (s *Server) Explain(ctx context.Context, name string, qtype uint16, client 
 	res := resolution{why: "the configuration's rate limit dropped it"}
 	switch w.handle(pkt, client, wire.MaxTCP, began.UnixNano()) {
 	case answered:
+		if w.from == fromCluster && s.inKernel(&w.q, client) {
+			w.from = fromKernel
+		}
 		res = resolution{msg: w.r.Bytes(), from: w.from, why: reasons[w.from]}
 	case slow:
 		res = s.answerFor(ctx, &w.q, pkt, client, wire.MaxTCP, 0)
@@ -116,12 +132,13 @@ func (s *Server) Explain(ctx context.Context, name string, qtype uint16, client 
 
 // reasons say where an answer comes from that nobody had to wait for.
 var reasons = [sources]string{fromNowhere: "refused by the configuration, or not a question that is served", fromCluster: "the cluster's zone",
-	fromCache: "the cache of upstream answers", fromHosts: "hosts of the configuration"}
+	fromCache: "the cache of upstream answers", fromHosts: "hosts of the configuration", fromKernel: "the cluster's zone, before the server is asked"}
 
 // Stats adds up what the loops counted.
 func (s *Server) Stats() Stats {
-	sum := s.metrics.totals()
-	out := Stats{Ready: s.Ready(), Queries: map[string]uint64{}, Answers: map[string]uint64{}, Cached: s.cache.Len(),
+	sum, work := s.metrics.totals(), s.kernelWork()
+	sum.addKernel(work)
+	out := Stats{Ready: s.Ready(), Kernel: work, Queries: map[string]uint64{}, Answers: map[string]uint64{}, Cached: s.cache.Len(),
 		Limited: sum.limited.Load(), Shed: s.metrics.shed.Load()}
 	for z := range zones {
 		for p := range protos {

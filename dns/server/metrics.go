@@ -203,14 +203,15 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requestsDesc, responsesDesc, durationDesc, entriesDesc, hitsDesc, missesDesc, staleDesc, evictDesc, prefetchDesc, limitedDesc, shedDesc, readyDesc} {
+	for _, d := range []*prometheus.Desc{requestsDesc, responsesDesc, durationDesc, entriesDesc, hitsDesc, missesDesc, staleDesc, evictDesc, prefetchDesc, limitedDesc, shedDesc, readyDesc, leftDesc} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	sum, server := m.totals(), m.name()
+	sum, server, work := m.totals(), m.name(), m.s.kernelWork()
+	sum.addKernel(work)
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
@@ -232,6 +233,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 		ch <- sum.histogram(zoneKind(z), server, zone)
+	}
+	for reason, v := range work.Left {
+		counter(leftDesc, v, reason)
 	}
 	counter(hitsDesc, sum.from(fromCache)+sum.from(fromStale), "success")
 	counter(missesDesc, sum.from(fromForward))

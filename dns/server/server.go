@@ -40,6 +40,8 @@ type Config struct {
 	Clients Clients
 	// Upstreams are asked for all other names unless the configuration names others.
 	Upstreams []forward.Server
+	// Kernel is what answers before the server, nil for nobody.
+	Kernel Kernel
 	// Sockets is how many share each UDP address; 0 is one for each CPU.
 	Sockets int
 	Logger  *slog.Logger

@@ -21,10 +21,11 @@ const (
 	fromHosts
 	fromRewrite
 	fromSearch
+	fromKernel // in the server's place
 	sources
 )
 
-var sourceNames = [sources]string{"", "kubernetes", "cache", "stale", "forward", "hosts", "rewrite", "autopath"}
+var sourceNames = [sources]string{"", "kubernetes", "cache", "stale", "forward", "hosts", "rewrite", "autopath", "kernel"}
 
 // outcome is what a worker makes of a packet.
 type outcome uint8
