@@ -304,16 +304,18 @@ INLINE enum drop_reason nat_create(const struct conntrack_key *first,
 				   const struct control *c,
 				   struct conntrack *ct)
 {
-	struct conntrack reply = {
-		.epoch = c->epoch,
-		.last_seen = c->generation,
-		.service = t->service,
-	};
 	struct conntrack_key key;
 	enum drop_reason reason;
 	__be16 sport = 0;
 
-	reason = nat_reserve(first, &key, &reply, p, t, &sport);
+	/* At first it is the answering side's: there is no room for both on
+	 * the stack that 5.10 gives programs and what they call.
+	 */
+	__builtin_memset(ct, 0, sizeof(*ct));
+	ct->epoch = c->epoch;
+	ct->last_seen = c->generation;
+	ct->service = t->service;
+	reason = nat_reserve(first, &key, ct, p, t, &sport);
 	if (reason != DROP_NONE)
 		return reason;
 	__builtin_memset(ct, 0, sizeof(*ct));

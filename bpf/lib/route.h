@@ -7,6 +7,7 @@
 #define SKEP_ROUTE_H
 
 #include "packet.h"
+#include "tunnel.h"
 
 /* The same on every architecture that skep runs on. */
 #define AF_INET 2
@@ -55,6 +56,17 @@ INLINE void route_query(struct bpf_fib_lookup *fib, struct __sk_buff *skb,
 	fib->ipv4_dst = addr_v4(&p->dst);
 }
 
+/* route_tunnel says how large a packet may be that goes into the tunnel; 0: it
+ * does not. The kernel's route says the same, which kernels before 5.12 do not
+ * tell.
+ */
+INLINE __u16 route_tunnel(const struct packet *p)
+{
+	struct tunnel *t = tunnel_lookup(&p->dst);
+
+	return t ? t->mtu : 0;
+}
+
 /* route_find asks the routing table. False: this is for the host's stack,
  * which knows what to do about unreachable, too large, expired, and
  * neighbours that the kernel at hand does not name.
@@ -70,8 +82,8 @@ INLINE bool route_find(struct __sk_buff *skb, const struct packet *p,
 	length = fib.tot_len;
 	err = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	r->mtu = 0;
-	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED && fib.tot_len < length)
-		r->mtu = fib.tot_len;
+	if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		r->mtu = fib.tot_len < length ? fib.tot_len : route_tunnel(p);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
 	r->ifindex = fib.ifindex;

@@ -119,6 +119,7 @@ INLINE int forward(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		   __u32 before)
 {
 	struct translation *t = &f->translation;
+	__u32 length = skb->len;
 	int found, verdict;
 
 	t->flags = ct->flags & (CT_REWRITE_SRC | CT_REWRITE_DST);
@@ -127,7 +128,7 @@ INLINE int forward(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	found = flow_route(skb, true);
 	verdict = found ? -1 : flow_answer_large(skb);
 	if (verdict >= 0) {
-		drop_count(DROP_TOO_LARGE, PLACE_FROM_NET, skb->len);
+		drop_count(DROP_TOO_LARGE, PLACE_FROM_NET, length);
 		return verdict;
 	}
 	if (flow_translate(skb, f, ct, before))

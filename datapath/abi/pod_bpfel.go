@@ -100,6 +100,7 @@ const (
 	podMapService         = "service"
 	podMapSlot            = "slot"
 	podMapSourceRange     = "source_range"
+	podMapTunnel          = "tunnel"
 	podMapWatch           = "watch"
 	podMapZone            = "zone"
 	podProgFromPod        = "from_pod"
@@ -201,6 +202,7 @@ type podMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
 	Zone        *ebpf.MapSpec `ebpf:"zone"`
 }
@@ -276,6 +278,7 @@ type podMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Tunnel      *ebpf.Map `ebpf:"tunnel"`
 	Watch       *ebpf.Map `ebpf:"watch"`
 	Zone        *ebpf.Map `ebpf:"zone"`
 }
@@ -305,6 +308,7 @@ func (m *podMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Tunnel,
 		m.Watch,
 		m.Zone,
 	)

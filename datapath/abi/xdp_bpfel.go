@@ -20,6 +20,7 @@ const (
 	xdpMapControl         = "control"
 	xdpMapFragment        = "fragment"
 	xdpMapHop             = "hop"
+	xdpMapTunnel          = "tunnel"
 	xdpProgFront          = "front"
 	xdpVarClusterNetwork  = "cluster_network"
 	xdpVarClusterNetwork6 = "cluster_network6"
@@ -91,6 +92,7 @@ type xdpMapSpecs struct {
 	Control   *ebpf.MapSpec `ebpf:"control"`
 	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
 	Hop       *ebpf.MapSpec `ebpf:"hop"`
+	Tunnel    *ebpf.MapSpec `ebpf:"tunnel"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,6 +140,7 @@ type xdpMaps struct {
 	Control   *ebpf.Map `ebpf:"control"`
 	Fragment  *ebpf.Map `ebpf:"fragment"`
 	Hop       *ebpf.Map `ebpf:"hop"`
+	Tunnel    *ebpf.Map `ebpf:"tunnel"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -146,6 +149,7 @@ func (m *xdpMaps) Close() error {
 		m.Control,
 		m.Fragment,
 		m.Hop,
+		m.Tunnel,
 	)
 }
 
