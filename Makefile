@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export CGO_ENABLED := 0
 
-.PHONY: up down demo deps test-deps build generate generated lint test test-dns-fuzz test-kernels test-churn unit e2e bench bench-node
+.PHONY: bench-packet up down demo deps test-deps build generate generated lint test test-dns-fuzz test-kernels test-churn unit e2e bench bench-node
 
 ## up: install what is missing, build, start a node, run the demo
 up: deps build
@@ -61,6 +61,10 @@ test-kernels:
 ## (10 minutes; SKEP_CHURN=1m for another time)
 test-churn: build
 	SKEP_E2E=1 SKEP_CHURN=$${SKEP_CHURN:-10m} go test -count=1 -timeout 60m -v -run TestTurmoil ./test/e2e
+
+## bench-packet: what a packet costs XDP and tc, with 65,536 flows in the table
+bench-packet:
+	SKEP_BENCH=1 go test -count=1 -run TestCost -v ./test/packet
 
 ## bench: Services beside kube-proxy (nftables and iptables), all in network namespaces of their own, alternating in one run
 ## (SERVICES='1 1000 10000' by default, 15 minutes; the first time kube-proxy is built, 10 minutes more)

@@ -37,8 +37,14 @@ type fronted struct {
 // newFronted makes such a node, with one port for its translated flows.
 func newFronted(t *testing.T, flags abi.ServiceFlag) fronted {
 	t.Helper()
+	return newFrontedOf(t, flags, 61000, 61000)
+}
+
+// newFrontedOf makes one with a range of such ports.
+func newFrontedOf(t *testing.T, flags abi.ServiceFlag, natMin, natMax uint16) fronted {
+	t.Helper()
 	testConfig := testConfig
-	testConfig.NATPortMin, testConfig.NATPortMax = 61000, 61000
+	testConfig.NATPortMin, testConfig.NATPortMax = natMin, natMax
 	w := newWorldOf(t, testConfig)
 	w.outside()
 	f := fronted{world: w}
@@ -239,4 +245,46 @@ func partial(b []byte) []byte {
 	}
 	binary.BigEndian.PutUint16(b[at:], ^checksum(uint32(proto)+uint32(len(b)-l4), addrs))
 	return b
+}
+
+// TestHandedOn: the node of the backend serves what another node was asked for, in its name, and keeps the client's address.
+func TestHandedOn(t *testing.T) {
+	for name, flags := range map[string]abi.ServiceFlag{"dsr": abi.ServiceDSR, "snat": 0} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.pod("b", podB)
+			w.outside()
+			f := fronted{world: w}
+			w.in(w.node, func() {
+				l, err := net.InterfaceByName("up0")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				f.index = l.Index
+			})
+			for _, of := range []func(netip.Addr) netip.Addr{func(a netip.Addr) netip.Addr { return a }, six} {
+				w.row(abi.MapNode, abi.AddrFrom(of(otherNode)), abi.Node{})
+			}
+			s := tcp(1, list(at(anyIP, 30080)), list(at(podB, 8080)))
+			w.services(s)
+			for _, id := range []uint32{s.id, s.six().id} {
+				w.row(abi.MapService, id, abi.Service{Backends: 1, Revision: 1, Flags: flags})
+			}
+			asked := at(otherNode, 30080)
+			for _, twin := range []func(frame) []byte{frame.bytes, func(f frame) []byte { return f.six().bytes() }} {
+				opening := twin(fromOther(tcpFrame(out, asked, syn)))
+				if flags == 0 {
+					if verdict, got := f.run(t, abi.ProgFromNet, opening); verdict != pass || !bytes.Equal(opening, got) {
+						t.Errorf("verdict %d, want %d, and the packet as it was: %x", verdict, pass, got)
+					}
+					continue
+				}
+				f.begins(t, opening, twin(hopped(tcpFrame(out, b, syn))))
+				if _, got := f.run(t, abi.ProgToNet, twin(tcpFrame(b, out, syn|ack))); !bytes.Equal(got, twin(tcpFrame(asked, out, syn|ack))) {
+					t.Errorf("the answer is %x", got[14:])
+				}
+			}
+		})
+	}
 }
