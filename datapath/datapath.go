@@ -55,7 +55,8 @@ type Config struct {
 	// Informers deliver Services, EndpointSlices, Nodes, Namespaces, NetworkPolicies and the pods of all nodes. Start starts what
 	// it asks of them.
 	Informers informers.SharedInformerFactory
-	// Events is told of policies that the kernel has no room for; nil means that only the log is.
+	// Events is told of policies and Services that the kernel has no room for, and of what they ask that is not known; nil means
+	// that only the log is.
 	Events record.EventRecorder
 	// Metrics gets the collectors of the data path; nil means none.
 	Metrics prometheus.Registerer

@@ -61,6 +61,8 @@ type services struct {
 	// ringless is how many services were last found without a ring.
 	ringless int
 
+	warnings *serviceWarnings
+
 	// wake is signalled after dirty grew or nodesDirty was set.
 	wake chan struct{}
 
@@ -93,6 +95,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		remote:       remote,
 		latency:      observe.NewLatency(),
 		logger:       cfg.Logger,
+		warnings:     newServiceWarnings(cfg),
 		wake:         make(chan struct{}, 1),
 		dirty:        map[reconcile.Owner]struct{}{},
 		lost:         map[reconcile.Owner][]desired.Backend{},
@@ -312,6 +315,7 @@ func (s *services) apply(pruned *bool) error {
 		}
 	}
 	errs = append(errs, s.table.Apply())
+	s.warnings.update(dirty, s.table.Lacking())
 	for owner, backends := range lost {
 		s.reset(owner, ids[owner], backends)
 	}

@@ -77,6 +77,7 @@ func (t *Services) applyFrontends(errs *failures) {
 			continue // why is reported with the service; the frontend stays dirty
 		}
 		if err := t.writeFrontend(p, target); err != nil {
+			t.lacking[Owner{claims[0].Namespace, claims[0].Service}] = err
 			errs.add(fmt.Errorf("frontend %s of %s: %w", p.Address, claims[0], err))
 			continue
 		}

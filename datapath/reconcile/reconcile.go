@@ -36,6 +36,8 @@ type Services struct {
 	ringless map[*service]struct{}
 	// removed is told of each UDP backend that left a service's slots; it may be nil.
 	removed func(netip.AddrPort)
+	// lacking are the Service objects of which the last Apply could not write all, with one cause each.
+	lacking map[Owner]error
 }
 
 // Owner is the Service object that rows come from.
@@ -115,6 +117,7 @@ func (t *Services) Pending() bool { return len(t.dirty)+len(t.frontends.dirty)+l
 // joins at most ten causes; what they concern stays pending.
 func (t *Services) Apply() error {
 	var errs failures
+	t.lacking = map[Owner]error{}
 	t.bulk()
 	// 1 and 2: slots, then the service that counts them. Until both are written no frontend may lead there.
 	for name := range t.dirty {
@@ -123,6 +126,7 @@ func (t *Services) Apply() error {
 			continue
 		}
 		if err := t.writeService(row); err != nil {
+			t.lacking[Owner{name.Namespace, name.Service}] = err
 			errs.add(fmt.Errorf("service %s: %w", name, err))
 			continue
 		}
@@ -149,6 +153,9 @@ func (t *Services) Apply() error {
 	}
 	return errs.join()
 }
+
+// Lacking are the Service objects of which the last Apply could not write all to the kernel, with one cause each.
+func (t *Services) Lacking() map[Owner]error { return t.lacking }
 
 // Prune removes what Restore found and nothing has wanted since. It must be called once everything that is wanted was Set and
 // Applied. What it cannot remove stays for the next call.

@@ -3,6 +3,7 @@
 package translate
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -37,6 +38,17 @@ const (
 	annotationForwarding = "skep.dev/forwarding"
 	forwardingDSR        = "dsr"
 )
+
+// Misread returns what is wrong with a Service's annotations, empty if nothing is.
+func Misread(svc *corev1.Service) string {
+	switch b, exists := svc.Annotations[annotationBalance]; {
+	case !exists, b == balanceMaglev, b == balanceRandom, b == balanceLeast:
+		return ""
+	default:
+		return fmt.Sprintf("Annotation %s=%q is not known and counts as %s: want %s, %s or %s", annotationBalance, b,
+			balanceMaglev, balanceRandom, balanceMaglev, balanceLeast)
+	}
+}
 
 // labelProxyName marks a Service as somebody else's to implement.
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
