@@ -74,6 +74,7 @@ bench: build
 	go build -C test/bench/kubeproxy -trimpath -o ../../../bin/kube-proxy .
 	go build -o bin/bench-service ./test/bench/service
 	bin/bench-service -skep bin/skep -kube-proxy bin/kube-proxy -services "$(shell echo $(SERVICES) | tr ' ' ,)"
+	bin/bench-service -skep bin/skep -kube-proxy bin/kube-proxy -services 1 -far
 
 ## bench-node: the benchmarks against the node that runs
 bench-node: build

@@ -27,7 +27,9 @@ const (
 	peerService = "peer"
 	// probeService gets and loses its endpoint.
 	probeService = "probe"
-	namespace    = "default"
+	// lastService comes after all others in a list of Services, and leads to the backend too.
+	lastService = "zz-last"
+	namespace   = "default"
 )
 
 const apiPort = 16743
@@ -38,12 +40,14 @@ type api struct {
 	// keys sign the credentials of the nodes.
 	keys *pki.Bundle
 	stop func()
-	// clusterIP and nodePorts are those of peerService: echo and sink. probeIP is the cluster IP of probeService.
-	clusterIP, probeIP netip.Addr
-	nodePorts          [2]uint16
+	// backend is the address of the endpoint behind the Services that are looked at.
+	backend netip.Addr
+	// clusterIP and nodePorts are those of peerService: echo and sink. probeIP and lastIP are the cluster IPs of those Services.
+	clusterIP, probeIP, lastIP netip.Addr
+	nodePorts                  [2]uint16
 }
 
-func startAPI(ctx context.Context, dir string) (*api, error) {
+func startAPI(ctx context.Context, dir string, backend netip.Addr) (*api, error) {
 	logger := slog.New(slog.DiscardHandler)
 	store, err := etcd.Start(ctx, etcd.Config{Dir: filepath.Join(dir, "etcd"), Logger: logger})
 	if err != nil {
@@ -71,7 +75,7 @@ func startAPI(ctx context.Context, dir string) (*api, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	a := &api{keys: keys, stop: func() {
+	a := &api{keys: keys, backend: backend, stop: func() {
 		cancel()
 		<-done
 		store.Close()
@@ -106,7 +110,7 @@ func (a *api) prepare(ctx context.Context) error {
 	if _, err := a.client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
-	peer, err := a.make(ctx, peerService, corev1.ServiceTypeNodePort, []string{backendIP.String()}, bench.EchoPort, bench.SinkPort)
+	peer, err := a.make(ctx, peerService, corev1.ServiceTypeNodePort, []string{a.backend.String()}, bench.EchoPort, bench.SinkPort)
 	if err != nil {
 		return err
 	}
@@ -114,7 +118,11 @@ func (a *api) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.clusterIP, a.probeIP = netip.MustParseAddr(peer.Spec.ClusterIP), netip.MustParseAddr(probe.Spec.ClusterIP)
+	last, err := a.make(ctx, lastService, corev1.ServiceTypeClusterIP, []string{a.backend.String()}, bench.EchoPort)
+	if err != nil {
+		return err
+	}
+	a.clusterIP, a.probeIP, a.lastIP = netip.MustParseAddr(peer.Spec.ClusterIP), netip.MustParseAddr(probe.Spec.ClusterIP), netip.MustParseAddr(last.Spec.ClusterIP)
 	for i := range a.nodePorts {
 		a.nodePorts[i] = uint16(peer.Spec.Ports[i].NodePort)
 	}

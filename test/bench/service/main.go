@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -27,6 +28,8 @@ type options struct {
 	skep, kubeProxy, services string
 	workers, rounds, trials   int
 	length                    time.Duration
+	// far has the backend outside the nodes.
+	far bool
 }
 
 func main() {
@@ -54,8 +57,17 @@ func command(ctx context.Context) error {
 	flag.IntVar(&o.rounds, "rounds", 15, "how often each path is measured")
 	flag.IntVar(&o.trials, "trials", 10, "how often an endpoint is changed")
 	flag.DurationVar(&o.length, "length", 250*time.Millisecond, "time of one measurement of one kind")
+	flag.BoolVar(&o.far, "far", false, "the backend is beyond the node, as pods of other nodes are, and node ports lead to it: by tc, by XDP, by kube-proxy")
 	flag.Parse()
 	return run(ctx, o)
+}
+
+// backend is the address of the backend.
+func (o options) backend() netip.Addr {
+	if o.far {
+		return farIP
+	}
+	return backendIP
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -66,7 +78,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	api, err := startAPI(ctx, dir)
+	api, err := startAPI(ctx, dir, o.backend())
 	if err != nil {
 		return fmt.Errorf("start the API server: %w", err)
 	}

@@ -33,6 +33,13 @@ type path struct {
 
 func pathsOf(nodes []*node, a *api) []path {
 	var paths []path
+	if nodes[0].far {
+		for _, n := range nodes {
+			t := bench.Target{Path: "path", Echo: netip.AddrPortFrom(nodeIP, a.nodePorts[0]), Sink: netip.AddrPortFrom(nodeIP, a.nodePorts[1])}
+			paths = append(paths, path{n.kind + " NodePort", n, func() string { return n.namespace("out") }, false, t})
+		}
+		return paths
+	}
 	for _, n := range nodes {
 		client := func() string { return n.client }
 		outside := func() string { return n.namespace("out") }
@@ -68,7 +75,7 @@ type sample struct {
 
 // load sends on a path for one measurement of each kind. Each has a process of its own, so that nothing of one is left to the next.
 func (p *path) load(o options) (s sample, err error) {
-	cmd := within(p.netns(), o.skep, "bench", "client", "--rounds", "1", "--workers", strconv.Itoa(o.workers), "--length", o.length.String(), "--target", p.target.String())
+	cmd := pinned(loadCPU, p.netns(), o.skep, "bench", "client", "--rounds", "1", "--workers", strconv.Itoa(o.workers), "--length", o.length.String(), "--target", p.target.String())
 	cmd.Stderr = os.Stderr
 	if p.translated {
 		dir, err := os.Open(p.node.cgroup)
@@ -95,7 +102,7 @@ type programming struct {
 
 // compare measures every node with so many Services.
 func compare(ctx context.Context, o options, a *api, nodes []*node, count int) error {
-	if err := a.setProbe(ctx, backendIP.String()); err != nil {
+	if err := a.setProbe(ctx, a.backend.String()); err != nil {
 		return err
 	}
 	var servers []*programming
@@ -167,7 +174,7 @@ func (p *programming) change(ctx context.Context, a *api, all []*programming) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := a.setProbe(ctx, backendIP.String()); err != nil {
+	if err := a.setProbe(ctx, a.backend.String()); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -180,30 +187,68 @@ func (p *programming) change(ctx context.Context, a *api, all []*programming) er
 
 // await connects from a network namespace until that ends as wanted: with an error, or with nil, which is that a byte comes back.
 func await(ctx context.Context, netns string, to netip.AddrPort, want error, within time.Duration) error {
+	return in(netns, func() error {
+		var last error
+		for began := time.Now(); time.Since(began) < within && ctx.Err() == nil; time.Sleep(200 * time.Microsecond) {
+			if last = echo(to); last == nil && want == nil || want != nil && errors.Is(last, want) {
+				return nil
+			}
+		}
+		return fmt.Errorf("connect to %s: %w, want %v", to, last, want)
+	})
+}
+
+// steady is for how long all must be answered before they are taken to stay so: kube-proxy refuses Services again that it has answered,
+// when it comes to know them in parts.
+const steady = 5 * time.Second
+
+// awaitSteady connects to all of them until they answer and go on to, and returns since when.
+func awaitSteady(ctx context.Context, netns string, all []netip.AddrPort, within time.Duration) (since time.Time, err error) {
+	err = in(netns, func() error {
+		var last error
+		for began := time.Now(); time.Since(began) < within && ctx.Err() == nil; time.Sleep(200 * time.Microsecond) {
+			if last = echoAll(all); last != nil {
+				since = time.Time{}
+				continue
+			}
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if time.Since(since) >= steady {
+				return nil
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return fmt.Errorf("not all of %v answered within %v: %w", all, within, last)
+	})
+	return since, err
+}
+
+// in runs something in a network namespace.
+func in(netns string, run func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends in the other namespace
-		done <- awaitHere(ctx, netns, to, want, within)
+		ns, err := os.Open(netns)
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = run()
+		}
+		done <- err
 	}()
 	return <-done
 }
 
-func awaitHere(ctx context.Context, netns string, to netip.AddrPort, want error, within time.Duration) error {
-	ns, err := os.Open(netns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	var last error
-	for began := time.Now(); time.Since(began) < within && ctx.Err() == nil; time.Sleep(200 * time.Microsecond) {
-		if last = echo(to); last == nil && want == nil || want != nil && errors.Is(last, want) {
-			return nil
+func echoAll(all []netip.AddrPort) error {
+	for _, to := range all {
+		if err := echo(to); err != nil {
+			return fmt.Errorf("connect to %s: %w", to, err)
 		}
 	}
-	return fmt.Errorf("connect to %s: %w, want %v", to, last, want)
+	return nil
 }
 
 // echo sends a byte and wants it back.

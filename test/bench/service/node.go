@@ -5,16 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
 	"github.com/skep-io/skep/cmd/skep/bench"
+	"github.com/skep-io/skep/datapath/desired"
 )
 
 // Addresses, the same in every node's namespaces.
@@ -24,6 +31,7 @@ var (
 	podCIDR     = netip.MustParsePrefix("10.244.7.0/24")
 	nodeIP      = netip.MustParseAddr("198.18.96.1")
 	outsideIP   = netip.MustParseAddr("198.18.96.2")
+	farIP       = netip.MustParseAddr("198.18.96.3")
 	routerIP    = netip.MustParseAddr("10.244.7.1")
 	backendIP   = netip.MustParseAddr("10.244.7.2")
 	clientIP    = netip.MustParseAddr("10.244.7.3")
@@ -41,7 +49,9 @@ func apiPeer(n int) netip.Addr { return apiAddress(n).Next() }
 
 // node is one way to implement Services, with its backend and its clients.
 type node struct {
-	kind string // routed, skep, nftables or iptables
+	kind string // routed, skep, skep-xdp, nftables or iptables
+	// far: the backend is outside, with an address of its own.
+	far bool
 	// name starts the names of its namespaces.
 	name string
 	dir  string
@@ -54,6 +64,8 @@ type node struct {
 	backend, client string
 	// cgroup holds the processes whose sockets are translated; empty: there are none such.
 	cgroup string
+	// pass is the program of the device outside, where it has one.
+	pass link.Link
 	// skep is the binary of the load and of the backend, peer the process of the latter.
 	skep string
 	peer *exec.Cmd
@@ -64,12 +76,15 @@ func (n *node) namespace(role string) string { return "/run/netns/" + n.name + "
 // makeNodes makes the namespaces and the backends of all nodes, and starts none of their servers.
 func makeNodes(ctx context.Context, o options, a *api, dir string) ([]*node, error) {
 	kinds := []string{"routed", "skep"}
+	if o.far {
+		kinds = []string{"skep", "skep-xdp"}
+	}
 	if o.kubeProxy != "" {
 		kinds = append(kinds, "nftables", "iptables")
 	}
 	var nodes []*node
 	for i, kind := range kinds {
-		n := &node{kind: kind, name: fmt.Sprintf("skb%d-%s", os.Getpid(), kind), dir: filepath.Join(dir, kind), skep: o.skep}
+		n := &node{kind: kind, name: fmt.Sprintf("skb%d-%d-%s", os.Getpid(), i, kind), dir: filepath.Join(dir, kind), skep: o.skep, far: o.far}
 		nodes = append(nodes, n)
 		if err := n.create(i); err != nil {
 			return nodes, err
@@ -81,10 +96,11 @@ func makeNodes(ctx context.Context, o options, a *api, dir string) ([]*node, err
 		var err error
 		switch kind {
 		case "routed":
-			err = n.route()
-			err = errors.Join(err, n.serve(ctx))
+			err = errors.Join(n.route(), n.serve(ctx))
 		case "skep": // whose pods come with its server
-			err = n.prepareSkep(kubeconfig)
+			err = n.prepareSkep(kubeconfig, desired.XDPOff)
+		case "skep-xdp":
+			err = n.prepareSkep(kubeconfig, desired.XDPOn)
 		default:
 			err = errors.Join(n.route(), n.prepareProxy(o.kubeProxy, kubeconfig), n.serve(ctx))
 		}
@@ -100,7 +116,7 @@ func (n *node) create(index int) error {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return err
 	}
-	return script(fmt.Sprintf(`
+	err := script(fmt.Sprintf(`
 ip netns add %[1]s-node
 ip netns add %[1]s-out
 ip -n %[1]s-node link set lo up
@@ -117,6 +133,32 @@ ip link set skbench%[6]d up
 ip -n %[1]s-node addr add %[5]s/30 dev api
 ip -n %[1]s-node link set api up
 ip -n %[1]s-node route add default via %[3]s`, n.name, nodeIP, outsideIP, apiAddress(index), apiPeer(index), index))
+	if err != nil || !n.far {
+		return err
+	}
+	// Programs of XDP see what is on the wire: whole checksums, no packets larger than the MTU.
+	err = script(fmt.Sprintf(`
+ip -n %[1]s-out addr add %[2]s/24 dev eth0
+nsenter --net=%[3]s ethtool -K eth0 tx off tso off gso off`, n.name, farIP, n.namespace("out")))
+	return errors.Join(err, n.receiveXDP())
+}
+
+// receiveXDP gives the device outside a program that lets everything pass: a veth takes what XDP at its other end sends only with one.
+func (n *node) receiveXDP() error {
+	return in(n.namespace("out"), func() error {
+		pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "pass", Type: ebpf.XDP, Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R0, 2), asm.Return()}, License: "GPL"}) // XDP_PASS
+		if err != nil {
+			return err
+		}
+		defer pass.Close()
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		n.pass, err = link.AttachXDP(link.XDPOptions{Program: pass, Interface: eth0.Index, Flags: link.XDPDriverMode})
+		return err
+	})
 }
 
 // route makes the pods of a node on which nobody but the kernel works: each has a veth of its own and a route.
@@ -144,19 +186,23 @@ nsenter --net=%[5]s sysctl -qw net.ipv4.ip_forward=1`, n.name, role, addr, route
 
 // serve starts the backend.
 func (n *node) serve(ctx context.Context) error {
-	if n.backend == "" {
+	netns, addr := n.backend, backendIP
+	if n.far {
+		netns, addr = n.namespace("out"), farIP
+	}
+	if netns == "" {
 		return errors.New("there is no backend")
 	}
-	n.peer = within(n.backend, n.skep, "bench", "peer")
+	n.peer = pinned(peerCPU, netns, n.skep, "bench", "peer")
 	n.peer.Stderr = os.Stderr
 	if err := n.peer.Start(); err != nil {
 		return fmt.Errorf("backend of %s: %w", n.kind, err)
 	}
-	return await(ctx, n.backend, netip.AddrPortFrom(backendIP, bench.EchoPort), nil, 10*time.Second)
+	return await(ctx, netns, netip.AddrPortFrom(addr, bench.EchoPort), nil, 10*time.Second)
 }
 
-// restart starts the server with nothing in the kernel, and returns how long it took until all Services were answered for, which is
-// when the one that was changed last is.
+// restart starts the server with nothing in the kernel, and returns how long it took until the Services were answered for good: the
+// first in the list, the one that was changed last, and the last in the list.
 func (n *node) restart(ctx context.Context, a *api) (time.Duration, error) {
 	if err := errors.Join(stop(n.server), n.flush()); err != nil {
 		return 0, err
@@ -165,17 +211,23 @@ func (n *node) restart(ctx context.Context, a *api) (time.Duration, error) {
 	if err := n.start(ctx); err != nil {
 		return 0, fmt.Errorf("server of %s: %w", n.kind, err)
 	}
-	for _, ip := range []netip.Addr{a.clusterIP, a.probeIP} {
-		if err := await(ctx, n.client, netip.AddrPortFrom(ip, bench.EchoPort), nil, 2*time.Minute); err != nil {
-			return 0, fmt.Errorf("server of %s: %w", n.kind, err)
-		}
+	var all []netip.AddrPort
+	for _, ip := range []netip.Addr{a.clusterIP, a.probeIP, a.lastIP} {
+		all = append(all, netip.AddrPortFrom(ip, bench.EchoPort))
 	}
-	return time.Since(began), nil
+	since, err := awaitSteady(ctx, n.client, all, 3*time.Minute)
+	if err != nil {
+		return 0, fmt.Errorf("server of %s: %w", n.kind, err)
+	}
+	return since.Sub(began), nil
 }
 
 // remove ends all that create and its like began.
 func (n *node) remove() error {
 	err := errors.Join(stop(n.server), stop(n.peer))
+	if n.pass != nil {
+		err = errors.Join(err, n.pass.Close())
+	}
 	if n.flush != nil {
 		err = errors.Join(err, n.flush())
 	}
@@ -200,6 +252,17 @@ func within(netns, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--net=" + netns, name}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
+}
+
+// The load and the backend have a CPU each: where the scheduler puts them is worth more than what is measured.
+const (
+	loadCPU = 0
+	peerCPU = 1
+)
+
+// pinned is a command in a network namespace, on one CPU.
+func pinned(cpu int, netns, name string, args ...string) *exec.Cmd {
+	return within(netns, "taskset", append([]string{"-c", strconv.Itoa(cpu % runtime.NumCPU()), name}, args...)...)
 }
 
 func script(text string) error {

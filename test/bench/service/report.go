@@ -12,7 +12,7 @@ import (
 func report(out io.Writer, count int, paths []path, samples [][]sample, servers []*programming) error {
 	fmt.Fprintf(out, "\n%d Services; medians of %d rounds, ± half the distance between the quartiles\n", count, len(samples[0]))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF ROUTED\tCONNECT P50\tP99\tROUND TRIP\tOF ROUTED\tGBIT/S\tCPU/CONN")
+	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF FIRST\tCONNECT P50\tP99\tROUND TRIP\tOF FIRST\tGBIT/S\tCPU/CONN")
 	first := figures(samples[0])
 	for i, p := range paths {
 		f := figures(samples[i])
@@ -48,6 +48,8 @@ var comparisons = []struct{ of, to string }{
 	{"skep ClusterIP, socket", "nftables ClusterIP"},
 	{"skep ClusterIP, socket", "iptables ClusterIP"},
 	{"skep ClusterIP", "nftables ClusterIP"},
+	{"skep-xdp NodePort", "skep NodePort"},
+	{"skep-xdp NodePort", "nftables NodePort"},
 	{"skep NodePort", "nftables NodePort"},
 	{"skep NodePort", "iptables NodePort"},
 }

@@ -24,19 +24,22 @@ import (
 const nodeRole = "node"
 
 // nodeConfig is what that process is told.
-type nodeConfig struct{ Kubeconfig, RunDir, BPFDir, Cgroup string }
+type nodeConfig struct {
+	Kubeconfig, RunDir, BPFDir, Cgroup string
+	XDP                                desired.XDPMode
+}
 
 func (c nodeConfig) datapath() datapath.Config {
 	return datapath.Config{
 		NodeName: nodeName, NodeIPs: []netip.Addr{nodeIP},
 		PodCIDRs: []netip.Prefix{podCIDR}, ClusterCIDRs: []netip.Prefix{clusterCIDR}, ServiceCIDRs: []netip.Prefix{serviceCIDR},
-		BPFDir: c.BPFDir, CgroupRoot: c.Cgroup, RunDir: c.RunDir,
+		BPFDir: c.BPFDir, CgroupRoot: c.Cgroup, RunDir: c.RunDir, XDP: c.XDP,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
 
 // prepareSkep makes the data path of skep the node's server: a process of this program, of nothing but that.
-func (n *node) prepareSkep(kubeconfig string) error {
+func (n *node) prepareSkep(kubeconfig string, xdp desired.XDPMode) error {
 	cgroups := "/sys/fs/cgroup"
 	if _, err := os.Stat(cgroups + "/unified/cgroup.procs"); err == nil {
 		cgroups += "/unified"
@@ -45,7 +48,7 @@ func (n *node) prepareSkep(kubeconfig string) error {
 	if err := os.Mkdir(n.cgroup, 0o755); err != nil {
 		return err
 	}
-	c := nodeConfig{Kubeconfig: kubeconfig, RunDir: filepath.Join(n.dir, "run"), BPFDir: "/sys/fs/bpf/" + n.name, Cgroup: n.cgroup}
+	c := nodeConfig{Kubeconfig: kubeconfig, RunDir: filepath.Join(n.dir, "run"), BPFDir: "/sys/fs/bpf/" + n.name, Cgroup: n.cgroup, XDP: xdp}
 	told, err := json.Marshal(c)
 	if err != nil {
 		return err
