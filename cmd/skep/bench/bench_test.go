@@ -21,6 +21,9 @@ func TestPercentileAndMedian(t *testing.T) {
 			t.Errorf("percentile %v is %v, not %v", p, got, want)
 		}
 	}
+	if s := spread([]float64{1, 8, 10, 12, 100}); s != 20 || spread(nil) != 0 {
+		t.Errorf("spread is %v, not 20", s)
+	}
 	if percentile(nil, 50) != 0 || median(nil) != 0 || median([]float64{3, 1}) != 2 || median([]float64{3, 9, 1}) != 3 {
 		t.Error("percentile or median of few values is wrong")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"time"
@@ -68,9 +69,9 @@ func RunClient(load Load, targets []Target, out io.Writer) error {
 	}
 	enc := json.NewEncoder(out)
 	for round := range load.Rounds {
-		for i := range targets {
-			// Each round begins with another path, so that none is always the first after a pause.
-			t := targets[(i+round)%len(targets)]
+		// In another order each time: what was measured just before has an influence.
+		for _, i := range rand.Perm(len(targets)) {
+			t := targets[i]
 			s, err := measure(load, t)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.Path, err)

@@ -21,11 +21,15 @@ type Report[Row any] struct {
 type ServiceRow struct {
 	Path                 string  `json:"path"`
 	ConnectionsPerSecond float64 `json:"connectionsPerSecond"`
-	ConnectP50Us         float64 `json:"connectP50Us"`
-	ConnectP99Us         float64 `json:"connectP99Us"`
-	RoundTripP50Us       float64 `json:"roundTripP50Us"`
-	RoundTripP99Us       float64 `json:"roundTripP99Us"`
-	ThroughputMbps       float64 `json:"throughputMbps"`
+	// SpreadPercent is half the distance between the quartiles of ConnectionsPerSecond, in percent of the median.
+	SpreadPercent float64 `json:"spreadPercent"`
+	// CPUUsPerConnection is the time of the whole machine for each connection.
+	CPUUsPerConnection float64 `json:"cpuUsPerConnection"`
+	ConnectP50Us       float64 `json:"connectP50Us"`
+	ConnectP99Us       float64 `json:"connectP99Us"`
+	RoundTripP50Us     float64 `json:"roundTripP50Us"`
+	RoundTripP99Us     float64 `json:"roundTripP99Us"`
+	ThroughputMbps     float64 `json:"throughputMbps"`
 }
 
 // PodsRow is one way to start pods. Milliseconds run from the create request to Running, or from the delete request to gone, both as a watch
@@ -45,8 +49,8 @@ type columns[Row any] struct {
 }
 
 var (
-	serviceColumns = columns[ServiceRow]{"PATH\tCONN/S\tCONNECT P50\tP99\tROUND TRIP P50\tP99\tTHROUGHPUT", func(r ServiceRow) []any {
-		return []any{r.Path, fmt.Sprintf("%.0f", r.ConnectionsPerSecond), us(r.ConnectP50Us), us(r.ConnectP99Us),
+	serviceColumns = columns[ServiceRow]{"PATH\tCONN/S\t\tCPU/CONN\tCONNECT P50\tP99\tROUND TRIP P50\tP99\tTHROUGHPUT", func(r ServiceRow) []any {
+		return []any{r.Path, fmt.Sprintf("%.0f", r.ConnectionsPerSecond), fmt.Sprintf("±%.1f%%", r.SpreadPercent), us(r.CPUUsPerConnection), us(r.ConnectP50Us), us(r.ConnectP99Us),
 			us(r.RoundTripP50Us), us(r.RoundTripP99Us), fmt.Sprintf("%.1f Gbit/s", r.ThroughputMbps/1000)}
 	}}
 	podsColumns = columns[PodsRow]{"CASE\tSTART P50\tP99\tDELETE P50\tPODS/S", func(r PodsRow) []any {

@@ -30,6 +30,16 @@ func median(values []float64) float64 {
 	return (s[m-1] + s[m]) / 2
 }
 
+// spread is half the distance between the quartiles in percent of the median, 0 for no values.
+func spread(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(values))
+	at := func(part float64) float64 { return s[int(math.Round(part*float64(len(s)-1)))] }
+	return roundTenth(100 * ratio((at(0.75)-at(0.25))/2, median(s)))
+}
+
 // roundTenth keeps one digit behind the point.
 func roundTenth(v float64) float64 { return math.Round(v*10) / 10 }
 

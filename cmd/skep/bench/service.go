@@ -56,20 +56,23 @@ func serviceReport(load Load, targets []Target, samples map[string][]sample) Rep
 		"cpus": runtime.NumCPU(), "workers": load.Workers, "rounds": load.Rounds, "seconds": load.Length.Seconds()}}
 	rows := map[string]ServiceRow{}
 	for _, t := range targets {
-		of := func(figure func(sample) float64) float64 {
+		each := func(figure func(sample) float64) []float64 {
 			var all []float64
 			for _, s := range samples[t.Path] {
 				all = append(all, figure(s))
 			}
-			return roundTenth(median(all))
+			return all
 		}
+		of := func(figure func(sample) float64) float64 { return roundTenth(median(each(figure))) }
 		row := ServiceRow{Path: t.Path,
 			ConnectionsPerSecond: of(func(s sample) float64 { return s.Connections }),
+			CPUUsPerConnection:   of(func(s sample) float64 { return s.CPU }),
 			ConnectP50Us:         of(func(s sample) float64 { return s.ConnectP50 }),
 			ConnectP99Us:         of(func(s sample) float64 { return s.ConnectP99 }),
 			RoundTripP50Us:       of(func(s sample) float64 { return s.RoundTripP50 }),
 			RoundTripP99Us:       of(func(s sample) float64 { return s.RoundTripP99 }),
 			ThroughputMbps:       of(func(s sample) float64 { return s.Throughput })}
+		row.SpreadPercent = spread(each(func(s sample) float64 { return s.Connections }))
 		rows[t.Path] = row
 		r.Rows = append(r.Rows, row)
 	}
