@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export CGO_ENABLED := 0
 
-.PHONY: bench-packet up down demo deps test-deps build generate generated lint test test-dns-fuzz test-kernels test-churn unit e2e bench bench-node
+.PHONY: bench-packet up down demo deps test-deps build generate generated lint test test-dns-fuzz test-kernels test-churn unit e2e bench bench-node bench-nodes
 
 ## up: install what is missing, build, start a node, run the demo
 up: deps build
@@ -75,6 +75,10 @@ bench: build
 	go build -o bin/bench-service ./test/bench/service
 	bin/bench-service -skep bin/skep -kube-proxy bin/kube-proxy -services "$(shell echo $(SERVICES) | tr ' ' ,)"
 	bin/bench-service -skep bin/skep -kube-proxy bin/kube-proxy -services 1 -far
+
+## bench-nodes: what the network between nodes, and between pods of a node, costs beside links with nothing else
+bench-nodes: build
+	go run ./test/bench/nodes -skep bin/skep
 
 ## bench-node: the benchmarks against the node that runs
 bench-node: build

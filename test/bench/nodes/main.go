@@ -1,12 +1,13 @@
-// Command nodes measures what the network between nodes costs pods: it starts two clusters of two nodes each on this machine, one
-// with direct routes and one with the tunnel for all, and in turn sends a stream, and asks questions one at a time, from node to node
-// and from a pod of one node to a pod of the other, over the same link. It prints medians, and their ratio to what the nodes
-// themselves get. It needs root and a built skep.
+// Command nodes measures what the network costs pods: it starts two clusters of two nodes each on this machine, one with direct routes
+// and one with the tunnel for all, and in turn sends a stream, and asks questions one at a time, from node to node and from a pod of
+// one node to a pod of the other, over the same link; and between two pods of a node, beside a veth with nothing else. It prints
+// medians, and their ratio to what the nodes themselves, or the veth, get. It needs root and a built skep.
 //
 //	go run ./test/bench/nodes -skep bin/skep -rounds 9
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -47,25 +48,36 @@ func run(skep string, rounds int, each time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	var pairs []*pair
+	bare, removeBare, err := makeBare(fmt.Sprintf("skep-bench-%d", os.Getpid()))
+	defer func() { err = errors.Join(err, removeBare()) }()
+	if err != nil {
+		return err
+	}
+	pairs := []*pair{bare}
 	for _, c := range []struct{ name, mode string }{{"direct", "auto"}, {"tunnel", "always"}} {
 		cluster := cluster{binary: binary, name: fmt.Sprintf("skep-bench-%s%d", c.name[:1], os.Getpid())}
-		defer func() {
-			if e := cluster.remove(); e != nil && err == nil {
-				err = e
-			}
-		}()
+		defer func() { err = errors.Join(err, cluster.remove()) }()
 		if err := cluster.start(c.mode); err != nil {
 			return err
 		}
-		from, to, address, err := cluster.pods()
+		near, err := cluster.pods(1)
 		if err != nil {
 			return err
+		}
+		away, err := cluster.pods(2)
+		if err != nil {
+			return err
+		}
+		if len(near) != 2 || len(away) != 1 {
+			return fmt.Errorf("the nodes have %d and %d pods, want two and one", len(near), len(away))
+		}
+		if c.mode == "auto" {
+			pairs = append(pairs, &pair{name: "pods of a node", from: near[0].netns, to: near[1].netns, address: near[1].address})
 		}
 		host := len(pairs)
 		pairs = append(pairs,
 			&pair{name: "node to node", from: cluster.netns(1), to: cluster.netns(2), address: netip.MustParseAddr("198.19.83.2"), like: host},
-			&pair{name: "pod to pod, " + c.name, from: from, to: to, address: address, like: host})
+			&pair{name: "pod to pod, " + c.name, from: near[0].netns, to: away[0].netns, address: away[0].address, like: host})
 	}
 	for round := range rounds + 1 {
 		for _, p := range pairs {
@@ -135,7 +147,7 @@ func (c cluster) skep(node int, stdin string, args ...string) error {
 	return nil
 }
 
-const sleeper = `{apiVersion: v1, kind: Pod, metadata: {name: p%[1]d}, spec: {nodeName: node-%[1]d, terminationGracePeriodSeconds: 1,
+const sleeper = `{apiVersion: v1, kind: Pod, metadata: {name: p%[1]d}, spec: {nodeName: node-%[2]d, terminationGracePeriodSeconds: 1,
   containers: [{name: c, image: "skep.dev/skep:self", imagePullPolicy: Never, args: [serve, echo]}]}}
 ---
 `
@@ -154,7 +166,9 @@ func (c cluster) start(mode string) error {
 		if err := c.skep(node, "", "image", "self", "--run-dir", c.runDir(node)); err != nil {
 			return err
 		}
-		manifest += fmt.Sprintf(sleeper, node)
+	}
+	for i, node := range []int{1, 1, 2} {
+		manifest += fmt.Sprintf(sleeper, i, node)
 	}
 	if err := c.skep(1, manifest, "apply", "-f", "-"); err != nil {
 		return err
@@ -162,18 +176,46 @@ func (c cluster) start(mode string) error {
 	return c.skep(1, "", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
 }
 
-// pods finds the network namespaces of the two pods, and the address of the second.
-func (c cluster) pods() (from, to string, address netip.Addr, err error) {
-	var found [2]string
-	for i := range found {
-		names, err := filepath.Glob(c.runDir(i+1) + "/netns/*")
-		if err != nil || len(names) != 1 {
-			return "", "", netip.Addr{}, fmt.Errorf("node %d has %d pods, want one (%v)", i+1, len(names), err)
-		}
-		found[i] = names[0]
+// pod is where a pod's network is.
+type pod struct {
+	netns   string
+	address netip.Addr
+}
+
+// pods finds the pods of a node.
+func (c cluster) pods(node int) ([]pod, error) {
+	names, err := filepath.Glob(c.runDir(node) + "/netns/*")
+	if err != nil {
+		return nil, err
 	}
-	address, err = addressIn(found[1])
-	return found[0], found[1], address, err
+	var pods []pod
+	for _, name := range names {
+		address, err := addressIn(name)
+		if err != nil {
+			return nil, fmt.Errorf("pod in %s: %w", name, err)
+		}
+		pods = append(pods, pod{name, address})
+	}
+	return pods, nil
+}
+
+// makeBare makes two network namespaces with a veth between them.
+func makeBare(name string) (p *pair, remove func() error, err error) {
+	remove = func() error {
+		return errors.Join(exec.Command("ip", "netns", "del", name+"-a").Run(), exec.Command("ip", "netns", "del", name+"-b").Run())
+	}
+	out, err := exec.Command("bash", "-ec", fmt.Sprintf(`
+ip netns add %[1]s-a
+ip netns add %[1]s-b
+ip -n %[1]s-a link add eth0 type veth peer name eth0 netns %[1]s-b
+ip -n %[1]s-a addr add 198.19.82.1/24 dev eth0
+ip -n %[1]s-b addr add 198.19.82.2/24 dev eth0
+ip -n %[1]s-a link set eth0 up
+ip -n %[1]s-b link set eth0 up`, name)).CombinedOutput()
+	if err != nil {
+		return nil, remove, fmt.Errorf("%w: %s", err, out)
+	}
+	return &pair{name: "veth", from: "/run/netns/" + name + "-a", to: "/run/netns/" + name + "-b", address: netip.MustParseAddr("198.19.82.2")}, remove, nil
 }
 
 func (c cluster) remove() error {

@@ -118,16 +118,26 @@ func compare(ctx context.Context, o options, a *api, nodes []*node, count int) e
 		servers = append(servers, &programming{node: n, cold: cold})
 	}
 	paths := pathsOf(nodes, a)
-	samples := make([][]sample, len(paths))
+	samples, failed := make([][]sample, len(paths)), make([]int, len(paths))
 	for round := range o.rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d over %d paths\n", round+1, o.rounds, len(paths))
 		// In another order each time: what was measured just before has an influence.
 		for _, at := range rand.Perm(len(paths)) {
 			s, err := paths[at].load(o)
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if err != nil {
-				return err
+				fmt.Fprintf(os.Stderr, "%v; its server said last:\n%s", err, paths[at].node.lastWords())
+				failed[at]++
+				continue
 			}
 			samples[at] = append(samples[at], s)
+		}
+	}
+	for i, p := range paths {
+		if len(samples[i]) == 0 {
+			return fmt.Errorf("%s: no round without an error", p.name)
 		}
 	}
 	for range o.trials {
@@ -143,7 +153,7 @@ func compare(ctx context.Context, o options, a *api, nodes []*node, count int) e
 			return err
 		}
 	}
-	return report(os.Stdout, count, paths, samples, servers)
+	return report(os.Stdout, o.rounds, count, paths, samples, failed, servers)
 }
 
 // serverPID is the process behind nsenter, which becomes what it starts.

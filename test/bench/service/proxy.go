@@ -3,12 +3,11 @@ package main
 import (
 	"context"
 	"os"
-	"path/filepath"
 )
 
 // prepareProxy makes kube-proxy the node's server, with its defaults but for what it cannot set in a network namespace.
 func (n *node) prepareProxy(binary, kubeconfig string) error {
-	log, err := os.Create(filepath.Join(n.dir, "log"))
+	log, err := os.Create(n.logFile())
 	if err != nil {
 		return err
 	}

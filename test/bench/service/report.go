@@ -9,16 +9,16 @@ import (
 )
 
 // report prints the medians of one number of Services.
-func report(out io.Writer, count int, paths []path, samples [][]sample, servers []*programming) error {
-	fmt.Fprintf(out, "\n%d Services; medians of %d rounds, ± half the distance between the quartiles\n", count, len(samples[0]))
+func report(out io.Writer, rounds, count int, paths []path, samples [][]sample, failed []int, servers []*programming) error {
+	fmt.Fprintf(out, "\n%d Services; medians of %d rounds, ± half the distance between the quartiles; FAILED: rounds with a connection that failed, left out\n", count, rounds)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF FIRST\tCONNECT P50\tP99\tROUND TRIP\tOF FIRST\tGBIT/S\tCPU/CONN")
+	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF FIRST\tCONNECT P50\tP99\tROUND TRIP\tOF FIRST\tGBIT/S\tCPU/CONN\tFAILED")
 	first := figures(samples[0])
 	for i, p := range paths {
 		f := figures(samples[i])
-		fmt.Fprintf(w, "%s\t%.0f\t±%.1f%%\t%.3f\t%.1f us\t%.1f us\t%.1f us\t%.3f\t%.1f\t%.1f us\n", p.name,
+		fmt.Fprintf(w, "%s\t%.0f\t±%.1f%%\t%.3f\t%.1f us\t%.1f us\t%.1f us\t%.3f\t%.1f\t%.1f us\t%d\n", p.name,
 			f.rate.median, f.rate.spread(), f.rate.median/first.rate.median, f.p50.median, f.p99.median,
-			f.trip.median, f.trip.median/first.trip.median, f.gbit.median/1000, f.cpu.median)
+			f.trip.median, f.trip.median/first.trip.median, f.gbit.median/1000, f.cpu.median, failed[i])
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(w, "SERVER\tCOLD\tONE ENDPOINT P50\tMAX\tPROCESS\tMAPS")
