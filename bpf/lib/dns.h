@@ -429,6 +429,58 @@ INLINE void dns_record(struct dns_record *r, __u16 owner, __u16 type,
 	r->size = bpf_htons(size);
 }
 
+/* dns_next is the place behind one of n, the first behind the last, without a
+ * branch: each would be followed for all places.
+ */
+INLINE __u64 dns_next(__u64 at, __u64 n)
+{
+	at++;
+	return at & -above(n, at);
+}
+
+/* dns_addresses4 and dns_addresses6 add n addresses of the row, beginning with
+ * one of them.
+ */
+INLINE void dns_addresses4(struct dns *d, const struct dns_name *row,
+			   __u32 ttl, __u32 n, __u64 at)
+{
+	__u8 *to = d->message + within(d->end, 512);
+
+	for (__u32 i = 0; i < DNS_ADDRESSES; i++) {
+		if (i >= n)
+			break;
+		dns_record((struct dns_record *)to, DNS_OWNER, DNS_A, ttl, 4);
+		to += sizeof(struct dns_record);
+		*(__be32 *)to = row->v4[within(at, DNS_ADDRESSES)];
+		to += 4;
+		at = dns_next(at, n);
+	}
+}
+
+INLINE void dns_addresses6(struct dns *d, const struct dns_name *row,
+			   __u32 ttl, __u32 n, __u64 at)
+{
+	__u8 *to = d->message + within(d->end, 512);
+
+	for (__u32 i = 0; i < DNS_ADDRESSES; i++) {
+		const __be32 *a = row->v6[within(at, DNS_ADDRESSES)];
+		__be32 *data;
+
+		if (i >= n)
+			break;
+		dns_record((struct dns_record *)to, DNS_OWNER, DNS_AAAA, ttl,
+			   16);
+		to += sizeof(struct dns_record);
+		data = (__be32 *)to;
+		data[0] = a[0];
+		data[1] = a[1];
+		data[2] = a[2];
+		data[3] = a[3];
+		to += 16;
+		at = dns_next(at, n);
+	}
+}
+
 /* dns_addresses adds the row's addresses of the question's type, beginning with
  * a random one. Returns how many.
  */
@@ -437,36 +489,17 @@ INLINE __u32 dns_addresses(struct dns *d, const struct dns_name *row,
 {
 	bool v6 = d->type == DNS_AAAA;
 	__u32 n = v6 ? row->n6 : row->n4;
-	__u8 *to = d->message + within(d->end, 512);
-	__u32 at;
+	__u32 first;
 
 	if (!n || n > DNS_ADDRESSES)
 		return 0;
-	at = bpf_get_prandom_u32() % n;
+	first = bpf_get_prandom_u32() % n;
 	/* Forgotten here, for both bounds of the loop to stay. */
 	asm volatile("" : "+r"(n));
-	for (__u32 i = 0; i < DNS_ADDRESSES; i++) {
-		__be32 *data = (__be32 *)(to + sizeof(struct dns_record));
-		const __be32 *a;
-
-		if (i >= n)
-			break;
-		at = at < n ? at : 0;
-		dns_record((struct dns_record *)to, DNS_OWNER, d->type, ttl,
-			   v6 ? 16 : 4);
-		if (v6) {
-			a = row->v6[within(at, DNS_ADDRESSES)];
-			data[0] = a[0];
-			data[1] = a[1];
-			data[2] = a[2];
-			data[3] = a[3];
-			to += sizeof(struct dns_record) + 16;
-		} else {
-			data[0] = row->v4[within(at, DNS_ADDRESSES)];
-			to += sizeof(struct dns_record) + 4;
-		}
-		at++;
-	}
+	if (v6)
+		dns_addresses6(d, row, ttl, n, first);
+	else
+		dns_addresses4(d, row, ttl, n, first);
 	return n;
 }
 

@@ -6,51 +6,12 @@
 #ifndef SKEP_FLOW_H
 #define SKEP_FLOW_H
 
-#include "conntrack.h"
-#include "drop.h"
 #include "endpoint.h"
 #include "event.h"
-#include "nat.h"
-#include "policy.h"
 #include "reject.h"
-#include "route.h"
+#include "reserve.h"
+#include "scratch.h"
 #include "service.h"
-
-/* flow: a packet and where it is in the flow table. */
-struct flow {
-	struct packet packet;
-	struct packet quoted; /* of an ICMP error: see quote.h */
-	struct conntrack_key key;
-	__u32 from;	    /* index of the packet's source in key */
-	struct route route; /* the answer of flow_route */
-	struct translation translation; /* of a new flow: for flow_create */
-	struct conntrack entry;		/* for flow_rewrite, quote_rewrite */
-	struct question question;	/* for flow_verdict */
-	enum place place;		/* the program at work */
-
-	/* What follows outlives the packet. */
-	__u32 unwatched; /* packets of known flows since the last event */
-};
-
-/* Where a program works on its packet. In a map and not on the stack: of map
- * memory the verifier remembers nothing, so that the paths through parsing
- * meet again instead of being followed to the end one by one. Programs on one
- * CPU do not interrupt each other.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__type(key, __u32);
-	__type(value, struct flow);
-	__uint(max_entries, 1);
-} scratch SEC(".maps");
-
-/* flow_get gives the flow at hand. */
-INLINE struct flow *flow_get(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&scratch, &zero);
-}
 
 /* flow_parse begins with a packet: it fills in the packet of an otherwise
  * empty flow. Returns its enum kind.
@@ -61,7 +22,8 @@ SEPARATE int flow_parse(struct __sk_buff *skb, __u32 place)
 
 	if (!f)
 		return KIND_BAD;
-	__builtin_memset(f, 0, offsetof(struct flow, unwatched));
+	__builtin_memset(f, 0, offsetof(struct flow, key));
+	f->entry.flags = 0;
 	f->place = place;
 	return parse(skb, &f->packet);
 }
@@ -141,8 +103,7 @@ SEPARATE int flow_create(struct __sk_buff *skb)
 
 	if (!f || !c)
 		return DROP_REWRITE;
-	reason = nat_create(&f->key, f->from, &f->packet, &f->translation, c,
-			    &f->entry);
+	reason = reserve_flow(skb, f, c);
 	if (reason == DROP_NONE && watch_get())
 		flow_event(skb, EVENT_NEW, DROP_NONE);
 	if (reason == DROP_NONE && nat_rewrite(skb, &f->packet, &f->entry))

@@ -232,8 +232,6 @@ type netdevFlow struct {
 		_         [1]byte
 		Id        uint32
 	}
-	Key   netdevConntrackKey
-	From  uint32
 	Route struct {
 		_       structs.HostLayout
 		Ifindex uint32
@@ -254,7 +252,6 @@ type netdevFlow struct {
 		Direct      bool
 		_           [3]byte
 	}
-	Entry    netdevConntrack
 	Question struct {
 		_       structs.HostLayout
 		From    netdevAddr
@@ -265,6 +262,12 @@ type netdevFlow struct {
 		Egress  uint32
 		Ingress uint32
 	}
+	Key       netdevConntrackKey
+	From      uint32
+	Entry     netdevConntrack
+	Answers   netdevConntrackKey
+	Sport     uint16
+	_         [2]byte
 	Place     uint32
 	Unwatched uint32
 }
