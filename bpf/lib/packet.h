@@ -113,6 +113,9 @@ struct fragment_key {
 
 struct fragment {
 	__be16 sport, dport;
+	__u32 rounds; /* 0: the ports are known; else how often fragments that
+		       * were early have gone round: see early.h
+		       */
 };
 
 /* An LRU, for nobody says which fragment is the last to come. */
@@ -250,24 +253,29 @@ INLINE enum kind parse_v6(struct __sk_buff *skb, void *data, void *end,
 	return KIND_IP;
 }
 
+INLINE void fragment_key_of(struct fragment_key *key, const struct packet *p)
+{
+	key->src = p->src;
+	key->dst = p->dst;
+	key->id = p->id;
+	key->proto = p->proto;
+	__builtin_memset(key->pad, 0, sizeof(key->pad));
+}
+
 /* parse_fragment gives a fragment the ports of its first one. */
 INLINE void parse_fragment(struct packet *p)
 {
-	struct fragment_key key = {
-		.src = p->src,
-		.dst = p->dst,
-		.id = p->id,
-		.proto = p->proto,
-	};
-	struct fragment ports = {p->sport, p->dport}, *first;
+	struct fragment ports = {p->sport, p->dport, 0}, *first;
+	struct fragment_key key;
 
+	fragment_key_of(&key, p);
 	if (!p->continued) {
 		if (p->has_ports)
 			bpf_map_update_elem(&fragment, &key, &ports, BPF_ANY);
 		return;
 	}
 	first = bpf_map_lookup_elem(&fragment, &key);
-	if (!first)
+	if (!first || first->rounds)
 		return;
 	p->sport = first->sport;
 	p->dport = first->dport;

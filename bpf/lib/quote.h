@@ -80,6 +80,7 @@ SEPARATE int quote_find(struct __sk_buff *skb)
 		return false;
 	p = &f->packet;
 	q = &f->quoted;
+	f->key.proto = 0; /* of no flow: see quote_known */
 	if (!(p->v6 ? quote_header6(skb, p, q) : quote_header4(skb, p, q)) ||
 	    bpf_skb_load_bytes(skb, q->l4, l4, sizeof(l4)))
 		return false;

@@ -30,6 +30,8 @@ struct flow {
 	__be16 sport;		      /* and what its source port becomes */
 	enum place place;	      /* the program at work */
 	__u32 unwatched; /* packets of known flows since the last event */
+	__u64 refilled;	 /* milliseconds since boot at the last early fragment */
+	__u64 rounds;	 /* that were left then: see early.h */
 };
 
 /* Where a program works on its packet. In a map and not on the stack: of map

@@ -7,6 +7,7 @@
  */
 #include "../lib/bpf.h"
 #include "../lib/direct.h"
+#include "../lib/early.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
 #include "../lib/tunnel.h"
@@ -111,6 +112,18 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	return onward(skb, f);
 }
 
+/* wait sends a fragment that is early round, or leaves it to the stack. What
+ * comes by the tunnel would lose its sender on the way.
+ */
+INLINE int wait(struct __sk_buff *skb, const struct packet *p)
+{
+	struct addr from;
+
+	if (tunnel_from(skb, &from) || !early(skb, p))
+		return TC_ACT_OK;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 /* forward sends a packet of a translated flow on to another machine. What is
  * too large for the way there is answered while it is still as its sender
  * knows it: the stack would tell the address that it is given here.
@@ -205,7 +218,7 @@ int from_net(struct __sk_buff *skb)
 	if (p->quote)
 		return report(skb, f);
 	if (!p->has_ports)
-		return TC_ACT_OK;
+		return wait(skb, p);
 	ct = flow_find(f);
 	if (ct && !flow_begins_anew(f, ct) && !direct_begins_anew(f, ct))
 		return known(skb, f, ct, c);

@@ -6,6 +6,7 @@
  */
 #include "../lib/bpf.h"
 #include "../lib/dns.h"
+#include "../lib/early.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
 
@@ -313,7 +314,9 @@ int from_pod(struct __sk_buff *skb)
 	if (kind != KIND_IP)
 		return TC_ACT_OK;
 	if (!f->packet.has_ports)
-		return portless(skb, f, c);
+		return early(skb, &f->packet)
+			       ? bpf_redirect(skb->ifindex, BPF_F_INGRESS)
+			       : portless(skb, f, c);
 	if (asks_dns(&f->packet)) {
 		kind = resolve(skb);
 		if (kind != DNS_PASS)

@@ -270,12 +270,15 @@ type netdevFlow struct {
 	_         [2]byte
 	Place     uint32
 	Unwatched uint32
+	Refilled  uint64
+	Rounds    uint64
 }
 
 type netdevFragment struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
+	_      structs.HostLayout
+	Sport  uint16
+	Dport  uint16
+	Rounds uint32
 }
 
 type netdevFragmentKey struct {

@@ -41,10 +41,8 @@ var (
 
 func undressed(f frame) frame { return f }
 
-// refusedEarly and stacked are for early.
-func refusedEarly(w way, f frame) hop {
-	return refused(w.there.program, w.there.dress(f), reason("fragment"))
-}
+// round and stacked are for early.
+func round(w way, f frame) hop { return to(w.there.program, w.there.dress(f), redirect) }
 
 func stacked(w way, f frame) hop { return to(w.there.program, w.there.dress(f), pass) }
 
@@ -58,13 +56,13 @@ func ways() []way {
 		passed = station{abi.ProgFromNet, pass, fromOut, false}
 	)
 	return []way{
-		{"ClusterIP", a, at(vip, 80), a, b, podIn, podB, refusedEarly},
-		{"hairpin", hairpin, at(vip, 80), at(router, 61000), b, podB, podB, refusedEarly},
-		{"NodePort", out, at(nodeIP, 30080), out, b, netIn, netOut, stacked},
-		{"NodePort SNAT", out, at(nodeIP, 30083), snat, remote, passed, passed, stacked},
-		{"load balancer IP", out, at(lbIP, 80), out, b, netIn, netOut, stacked},
-		{"host port", out, at(nodeIP, 8081), out, b, netIn, netOut, stacked},
-		{"the node as backend", out, at(nodeIP, 30082), out, onNode, passed, netOut, stacked},
+		{"ClusterIP", a, at(vip, 80), a, b, podIn, podB, round},
+		{"hairpin", hairpin, at(vip, 80), at(router, 61000), b, podB, podB, round},
+		{"NodePort", out, at(nodeIP, 30080), out, b, netIn, netOut, round},
+		{"NodePort SNAT", out, at(nodeIP, 30083), snat, remote, passed, passed, round},
+		{"load balancer IP", out, at(lbIP, 80), out, b, netIn, netOut, round},
+		{"host port", out, at(nodeIP, 8081), out, b, netIn, netOut, round},
+		{"the node as backend", out, at(nodeIP, 30082), out, onNode, passed, netOut, round},
 		{"masquerade", a, out, snat, out, netOut, netIn, stacked},
 	}
 }
@@ -185,8 +183,9 @@ var udpCases = []occurrence{
 	{"fragments", func(w way) []hop {
 		return []hop{w.ask(shape(udpFrame).with(first)), w.ask(later), w.reply(shape(udpFrame).with(first)), w.reply(later)}
 	}},
-	{"fragments, the last one sent again after the first", func(w way) []hop {
-		return []hop{w.early(w, later(w.client, w.front)), w.ask(shape(udpFrame).with(first)), w.ask(later)}
+	{"fragments out of order", func(w way) []hop {
+		last := w.early(w, later(w.client, w.front))
+		return []hop{last, last, w.ask(shape(udpFrame).with(first)), w.ask(later)}
 	}},
 	{"empty datagram", func(w way) []hop {
 		empty := shape(udpFrame).with(func(f frame) frame { f.payload = ""; return f })

@@ -106,6 +106,9 @@ func TestPolicy(t *testing.T) {
 			denied(abi.ProgFromPod, fromA(tcpFrame(a, other, syn)), "policy_egress"),
 			denied(abi.ProgFromPod, fromA(udpFrame(a, b)), "policy_egress"),
 			denied(abi.ProgFromPod, fromA(echo(a, at(podB, 0))), "policy_egress"),
+			// An error about no flow, behind a packet of one.
+			to(abi.ProgFromPod, fromA(tcpFrame(a, b, ack)), redirect),
+			denied(abi.ProgFromPod, fromA(cut(report(portUnreachable, podA, podB, ba), 32)), "policy_egress"),
 		}},
 		{"answers to what an isolated pod sends", 0, ingressB, func(policies) {}, []hop{
 			to(abi.ProgFromPod, fromB(tcpFrame(b, a, syn)), redirect),
