@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * hop: the next hop towards an address, as the routing table said it a moment
- * ago. To ask it for every packet would cost as much as all else that XDP does.
+ * ago. To ask it for every packet would cost as much as all else that is done
+ * with one.
  */
 #ifndef SKEP_HOP_H
 #define SKEP_HOP_H
@@ -13,8 +14,11 @@
 struct hop_key {
 	struct addr src, dst;
 	__u32 ifindex; /* that the packet came by */
-	__u32 tos;
+	__u32 tos;     /* and HOP_TC */
 };
+
+/* tc and XDP have answers of their own: see hop_find. */
+#define HOP_TC 0x100
 
 struct hop {
 	struct hop_key key;
@@ -58,23 +62,24 @@ INLINE __u32 hop_place(const struct hop_key *k)
 _Static_assert(HOPS == 1 << (32 - 23), "places are what hop_place gives");
 
 /* hop_ask asks the routing table. False: it is for the stack to say. */
-INLINE bool hop_ask(struct xdp_md *ctx, const struct plain *p, struct hop *h)
+INLINE bool hop_ask(void *ctx, const struct hop_key *k, const struct plain *p,
+		    struct hop *h)
 {
 	struct bpf_fib_lookup fib = {};
 
 	fib.tot_len = p->length + (p->v6 ? sizeof(struct ipv6hdr) : 0);
 	fib.l4_protocol = p->proto;
-	fib.ifindex = ctx->ingress_ifindex;
+	fib.ifindex = k->ifindex;
 	if (p->v6) {
 		fib.family = AF_INET6;
 		fib.flowinfo = bpf_htonl(p->tos << 20);
-		__builtin_memcpy(fib.ipv6_src, &p->src, sizeof(p->src));
-		__builtin_memcpy(fib.ipv6_dst, &p->dst, sizeof(p->dst));
+		__builtin_memcpy(fib.ipv6_src, &k->src, sizeof(k->src));
+		__builtin_memcpy(fib.ipv6_dst, &k->dst, sizeof(k->dst));
 	} else {
 		fib.family = AF_INET;
 		fib.tos = p->tos;
-		fib.ipv4_src = addr_v4(&p->src);
-		fib.ipv4_dst = addr_v4(&p->dst);
+		fib.ipv4_src = addr_v4(&k->src);
+		fib.ipv4_dst = addr_v4(&k->dst);
 	}
 	h->asked = 0;
 	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) !=
@@ -86,43 +91,42 @@ INLINE bool hop_ask(struct xdp_md *ctx, const struct plain *p, struct hop *h)
 	return true;
 }
 
-/* hop_find finds the next hop of the packet that *p says; NULL: it is for the
- * stack to say.
+/* hop_find finds the next hop of the packet *p, which may be sent to another
+ * address than it has; NULL: it is for the stack to say. When an answer is too
+ * old the packet at hand goes to who is next, from XDP to tc and from tc to the
+ * stack's neighbours: they notice only by packets that they are in use, and ask
+ * no more whether a neighbour is there that nobody seems to need.
  */
-INLINE struct hop *hop_find(struct xdp_md *ctx, const struct plain *p)
+INLINE struct hop *hop_find(void *ctx, const struct hop_key *k,
+			    const struct plain *p)
 {
-	struct hop_key k = {
-		.src = p->src,
-		.dst = p->dst,
-		.ifindex = ctx->ingress_ifindex,
-		.tos = p->tos,
-	};
-	__u32 place = hop_place(&k);
+	__u32 place = hop_place(k);
 	__u64 now = bpf_jiffies64();
 	struct hop *h = bpf_map_lookup_elem(&hop, &place);
+	bool fresh, same;
 
 	if (!h)
 		return NULL;
-	if (h->asked && now - h->asked < HOP_JIFFIES &&
-	    p->length <= h->length && k.ifindex == h->key.ifindex &&
-	    k.tos == h->key.tos && addr_equal(&k.dst, &h->key.dst) &&
-	    addr_equal(&k.src, &h->key.src))
+	fresh = now - h->asked < HOP_JIFFIES;
+	same = h->asked && k->ifindex == h->key.ifindex &&
+	       k->tos == h->key.tos && addr_equal(&k->dst, &h->key.dst) &&
+	       addr_equal(&k->src, &h->key.src);
+	if (same && fresh && p->length <= h->length)
 		return h;
-	if (!hop_ask(ctx, p, h))
+	if (!hop_ask(ctx, k, p, h))
 		return NULL;
-	h->key = k;
+	h->key = *k;
 	h->length = p->length;
 	h->asked = now;
-	return h;
+	return same && !fresh ? NULL : h;
 }
 
 /* hop_write addresses the frame to the next hop. */
-INLINE bool hop_write(struct xdp_md *ctx, const struct hop *h)
+INLINE bool hop_write(void *data, void *end, const struct hop *h)
 {
-	void *data = (void *)(long)ctx->data;
 	struct ethhdr *eth = data;
 
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(eth + 1) > end)
 		return false;
 	__builtin_memcpy(eth->h_dest, h->dst, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, h->src, ETH_ALEN);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * plain: packets as nearly all are: TCP or UDP, without options, extension
- * headers or fragments. XDP reads and writes them where they lie; it has no
- * helpers that would do so, nor a kernel that finishes checksums.
+ * headers or fragments. They are read and written where they lie, or in a copy
+ * of their headers.
  */
 #ifndef SKEP_PLAIN_H
 #define SKEP_PLAIN_H
@@ -10,15 +10,22 @@
 #include "conntrack.h"
 #include "packet.h"
 
+/* The frame up to the ports. */
+#define PLAIN_HEADERS (ETH_HLEN + sizeof(struct iphdr) + 4)
+#define PLAIN_HEADERS6 (ETH_HLEN + sizeof(struct ipv6hdr) + 4)
+
 struct plain {
 	struct addr src, dst;
 	__be16 sport, dport;
 	__be16 sum;	/* of the TCP or UDP header */
-	__u16 length;	/* of the IP packet, host byte order */
+	__u16 length;	/* of the IP packet, host byte order; of IPv6 without
+			 * its header, as there
+			 */
 	__u8 proto;
 	__u8 tos;	/* or traffic class */
 	__u8 ttl;	/* or hop limit */
 	__u8 tcp;	/* enum tcp_flag */
+	__u8 header;	/* length of the TCP or UDP header */
 	bool v6;
 };
 
@@ -51,6 +58,13 @@ INLINE __u16 sum_fold(__u64 sum)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* sum_half gives the 32 bits of a sum, as the kernel's helpers take it. */
+INLINE __u32 sum_half(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
 }
 
 /* sum_change gives a checksum after a change by diff (RFC 1624). */
@@ -91,11 +105,14 @@ INLINE bool plain_ports(void *l4, void *end, struct plain *p)
 		if (l4 + 8 > end)
 			return false;
 		p->sum = word[UDP_CSUM / 2];
+		p->tcp = 0;
+		p->header = 8;
 	} else if (p->proto == IPPROTO_TCP) {
 		if (l4 + 20 > end)
 			return false;
 		p->sum = word[TCP_CSUM / 2];
 		p->tcp = ((const __u8 *)l4)[TCP_FLAGS];
+		p->header = (((const __u8 *)l4)[TCP_FLAGS - 1] >> 4) * 4;
 	} else {
 		return false;
 	}
@@ -137,16 +154,13 @@ INLINE bool plain_v6(void *data, void *end, struct plain *p)
 	return plain_ports(ip + 1, end, p);
 }
 
-/* plain_parse reads a packet. False: it is not a plain one, or not to be
- * touched before others have seen it.
+/* plain_parse reads the headers of a frame. False: it is not a plain packet, or
+ * has no hop left.
  */
-INLINE bool plain_parse(struct xdp_md *ctx, struct plain *p)
+INLINE bool plain_parse(void *data, void *end, struct plain *p)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 
-	p->tcp = 0;
 	if ((void *)(eth + 1) > end)
 		return false;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
@@ -156,7 +170,7 @@ INLINE bool plain_parse(struct xdp_md *ctx, struct plain *p)
 		   !plain_v6(data, end, p)) {
 		return false;
 	}
-	return p->ttl > 1 && !plain_partial(p);
+	return p->ttl > 1;
 }
 
 /* plain_flow makes the key of the packet's flow and returns the index of its
@@ -168,27 +182,29 @@ INLINE __u32 plain_flow(const struct plain *p, struct conntrack_key *key)
 				p->proto);
 }
 
-/* plain_translate notes in *to what the packet will be, by its entry, and
- * returns what that adds to the sum over its addresses; what it adds to the
- * sum over its ports goes to *ports.
+/* plain_translate makes *p what its entry says, and returns what that adds to
+ * the sum over its addresses; what it adds to the sum over its ports goes to
+ * *ports, 0: nothing.
  */
-INLINE __u64 plain_translate(const struct plain *p, const struct conntrack *ct,
-			     struct plain *to, __u64 *ports)
+INLINE __u64 plain_translate(struct plain *p, const struct conntrack *ct,
+			     __u64 *ports)
 {
 	__u64 diff = 0;
 
 	*ports = 0;
 	if (ct->flags & CT_REWRITE_SRC) {
-		to->src = ct->src;
-		to->sport = ct->sport;
 		diff += sum_addr_off(&p->src) + sum_addr(&ct->src);
-		*ports += (__u16)~p->sport + (__u64)ct->sport;
+		if (p->sport != ct->sport)
+			*ports += (__u16)~p->sport + (__u64)ct->sport;
+		p->src = ct->src;
+		p->sport = ct->sport;
 	}
 	if (ct->flags & CT_REWRITE_DST) {
-		to->dst = ct->dst;
-		to->dport = ct->dport;
 		diff += sum_addr_off(&p->dst) + sum_addr(&ct->dst);
-		*ports += (__u16)~p->dport + (__u64)ct->dport;
+		if (p->dport != ct->dport)
+			*ports += (__u16)~p->dport + (__u64)ct->dport;
+		p->dst = ct->dst;
+		p->dport = ct->dport;
 	}
 	return diff;
 }
@@ -222,36 +238,45 @@ INLINE bool plain_write6(void *data, void *end, const struct plain *p)
 	return true;
 }
 
-/* plain_write makes the packet in the frame what *p says, one hop further.
- * addrs and ports are what plain_translate said of the sums. False: the frame
- * is shorter than it was.
+/* plain_write makes the packet in the frame what *p says, one hop further, but
+ * for its TCP or UDP checksum. addrs is what plain_translate said of the sum.
+ * False: the frame is shorter than it was.
  */
-INLINE bool plain_write(struct xdp_md *ctx, const struct plain *p, __u64 addrs,
-			__u64 ports)
+INLINE bool plain_write(void *data, void *end, const struct plain *p,
+			__u64 addrs)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	__be16 *l4 = plain_l4(data, p->v6);
-	__be16 sum = p->sum;
 
 	if (p->v6 ? !plain_write6(data, end, p)
 		  : !plain_write4(data, end, p, addrs))
 		return false;
+	if ((void *)l4 + 4 > end)
+		return false;
+	l4[0] = p->sport;
+	l4[1] = p->dport;
+	return true;
+}
+
+/* plain_write_sum writes the TCP or UDP checksum, where no kernel finishes it.
+ * diff is what plain_translate said of the sums over addresses and ports.
+ */
+INLINE bool plain_write_sum(void *data, void *end, const struct plain *p,
+			    __u64 diff)
+{
+	__be16 *l4 = plain_l4(data, p->v6);
+	__be16 sum = sum_change(p->sum, diff);
+
 	if (p->proto == IPPROTO_TCP) {
 		if ((void *)l4 + 20 > end)
 			return false;
-		l4[TCP_CSUM / 2] = sum_change(sum, addrs + ports);
-	} else {
-		if ((void *)l4 + 8 > end)
-			return false;
-		/* 0 says that there is none. */
-		if (sum) {
-			sum = sum_change(sum, addrs + ports);
-			l4[UDP_CSUM / 2] = sum ? sum : 0xffff;
-		}
+		l4[TCP_CSUM / 2] = sum;
+		return true;
 	}
-	l4[0] = p->sport;
-	l4[1] = p->dport;
+	if ((void *)l4 + 8 > end)
+		return false;
+	/* 0 says that there is none. */
+	if (p->sum)
+		l4[UDP_CSUM / 2] = sum ? sum : 0xffff;
 	return true;
 }
 

@@ -13,6 +13,11 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+/* skb->tc_index of packets that have all that they need: to_net, which they pass
+ * next, takes it away and lets them go. ("sk" in ASCII.)
+ */
+#define ROUTE_DONE 0x736b
+
 /* route: where the routing table sends a packet. */
 struct route {
 	__u32 ifindex;
@@ -111,9 +116,11 @@ INLINE int ttl_decrement(struct __sk_buff *skb, const struct packet *p)
 	return err | bpf_skb_store_bytes(skb, IP_OFF(ttl), &ttl, 1, 0);
 }
 
-INLINE int route_send(const struct route *r)
+INLINE int route_send(struct __sk_buff *skb, const struct route *r)
 {
 	struct bpf_redir_neigh nh = {};
+
+	skb->tc_index = ROUTE_DONE;
 
 	if (addr_is_v4(&r->next_hop)) {
 		nh.nh_family = AF_INET;

@@ -6,6 +6,7 @@
  * can send itself. The host's own traffic passes untouched.
  */
 #include "../lib/bpf.h"
+#include "../lib/carry.h"
 #include "../lib/direct.h"
 #include "../lib/early.h"
 #include "../lib/flow.h"
@@ -28,7 +29,7 @@ INLINE int onward(struct __sk_buff *skb, const struct flow *f)
 {
 	if (ttl_decrement(skb, &f->packet))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
-	return route_send(&f->route);
+	return route_send(skb, &f->route);
 }
 
 /* elsewhere completes a translation to a backend that is not on this node:
@@ -200,7 +201,7 @@ INLINE int report(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb, PLACE_FROM_NET);
+	int carried = carry(skb), kind;
 	const struct control *c = control_get();
 	struct frontend *fe = NULL;
 	struct flow *f = flow_get();
@@ -210,6 +211,14 @@ int from_net(struct __sk_buff *skb)
 	bool handed = false;
 	__u32 to;
 
+	if (carried >= 0)
+		return carried;
+	if (carried == CARRY_FAILED)
+		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
+	/* It may come from another node of this machine. */
+	if (skb->tc_index == ROUTE_DONE)
+		skb->tc_index = 0;
+	kind = flow_parse(skb, PLACE_FROM_NET);
 	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
 	p = &f->packet;
@@ -219,7 +228,7 @@ int from_net(struct __sk_buff *skb)
 		return report(skb, f);
 	if (!p->has_ports)
 		return wait(skb, p);
-	ct = flow_find(f);
+	ct = carried == CARRY_UNKNOWN ? NULL : flow_find(f);
 	if (ct && !flow_begins_anew(f, ct) && !direct_begins_anew(f, ct))
 		return known(skb, f, ct, c);
 	/* Of TCP only an opening can be for a Service, unless the port is kept
@@ -280,13 +289,18 @@ INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 SEC("tc")
 int to_net(struct __sk_buff *skb)
 {
-	int kind = flow_parse(skb, PLACE_TO_NET);
 	const struct control *c = control_get();
 	struct flow *f = flow_get();
 	enum drop_reason reason;
 	struct conntrack *ct;
 	__u32 before;
+	int kind;
 
+	if (skb->tc_index == ROUTE_DONE) {
+		skb->tc_index = 0;
+		return TC_ACT_OK;
+	}
+	kind = flow_parse(skb, PLACE_TO_NET);
 	if (!c || !f || kind != KIND_IP)
 		return TC_ACT_OK;
 	if (f->packet.quote && !quote_pass(skb))

@@ -74,7 +74,7 @@ INLINE int masquerade(struct __sk_buff *skb, struct flow *f)
 		reason = DROP_REWRITE;
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_POD);
-	return route_send(&f->route);
+	return route_send(skb, &f->route);
 }
 
 /* leave sends a packet that is for no pod of this node by the routing table;
@@ -88,7 +88,7 @@ SEPARATE int leave(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (ttl_decrement(skb, &f->packet))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-	return route_send(&f->route);
+	return route_send(skb, &f->route);
 }
 
 /* known sends a packet of a flow in the table. */
@@ -121,7 +121,7 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 		if (flow_translate(skb, f, ct, before) ||
 		    ttl_decrement(skb, &f->packet))
 			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-		return route_send(&f->route);
+		return route_send(skb, &f->route);
 	}
 	if (translated && flow_translate(skb, f, ct, before))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
@@ -223,7 +223,7 @@ INLINE int report(struct __sk_buff *skb, struct flow *f)
 			return TC_ACT_OK;
 		if (quote_rewrite(skb) || ttl_decrement(skb, p))
 			return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);
-		return route_send(&f->route);
+		return route_send(skb, &f->route);
 	}
 	if (quote_rewrite(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_POD);

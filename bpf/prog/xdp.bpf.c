@@ -8,80 +8,40 @@
  */
 #include "../lib/bpf.h"
 #include "../lib/config.h"
-#include "../lib/control.h"
-#include "../lib/conntrack.h"
-#include "../lib/hop.h"
-#include "../lib/plain.h"
-
-/* front_news tells whether the packet says something new of its flow. */
-INLINE bool front_news(const struct plain *p, const struct conntrack *ct,
-		       __u32 from)
-{
-	__u32 flags = ct->flags, news = 0;
-	bool forward = conntrack_forward(ct, from);
-
-	if (p->proto == IPPROTO_TCP &&
-	    ((p->tcp & (TCP_SYN | TCP_FIN | TCP_RST)) ||
-	     (flags & (CT_FIN_FROM | CT_FIN_TO | CT_RST))))
-		return true;
-	if (!forward || ((flags & CT_DIRECT) && p->proto == IPPROTO_TCP))
-		news = CT_REPLIED;
-	return news & ~flags;
-}
-
-/* front_takes tells whether a flow's packets are bound for another machine. */
-INLINE bool front_takes(const struct conntrack *ct, __u32 from)
-{
-	if (ct->flags & CT_DIRECT)
-		return conntrack_forward(ct, from);
-	return conntrack_translated(ct) && conntrack_applies(ct, from) &&
-	       !ct->ifindex[!from] &&
-	       !(ct->flags &
-		 (conntrack_forward(ct, from) ? CT_TO_HOST : CT_FROM_HOST));
-}
-
-/* front_way gives the packet whose way is asked for: the one that is sent, or,
- * where that is to go to the node of a backend as it is, one to the backend
- * (see direct_route).
- */
-INLINE const struct plain *front_way(const struct conntrack *ct,
-				     const struct plain *p, struct plain *way)
-{
-	if (!(ct->flags & CT_DIRECT))
-		return p;
-	*way = *p;
-	way->src = p->dst;
-	way->dst = ct->dst;
-	return way;
-}
+#include "../lib/transit.h"
 
 SEC("xdp")
 int front(struct xdp_md *ctx)
 {
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
 	const struct control *c = control_get();
+	struct hop_key way = {.ifindex = ctx->ingress_ifindex};
 	struct conntrack_key key;
 	struct conntrack *ct;
-	struct plain p, to, way;
 	__u64 addrs, ports;
+	struct plain p;
 	struct hop *h;
 	__u32 from;
 
-	if (!c || !plain_parse(ctx, &p))
+	if (!c || !plain_parse(data, end, &p) || plain_partial(&p))
 		return XDP_PASS;
 	from = plain_flow(&p, &key);
 	ct = bpf_map_lookup_elem(&conntrack, &key);
-	if (!ct || ct->epoch != c->epoch || !front_takes(ct, from) ||
-	    front_news(&p, ct, from) || pods_contain(&p.src))
+	if (!ct || ct->epoch != c->epoch || !transit_away(ct, from) ||
+	    transit_news(&p, ct, from) || pods_contain(&p.src))
 		return XDP_PASS;
-	to = p;
-	addrs = plain_translate(&p, ct, &to, &ports);
-	h = hop_find(ctx, front_way(ct, &to, &way));
+	addrs = plain_translate(&p, ct, &ports);
+	transit_way(ct, &p, &way);
+	h = hop_find(ctx, &way, &p);
 	/* Of other devices nobody knows whether they send for XDP. */
 	if (!h || h->ifindex != ctx->ingress_ifindex)
 		return XDP_PASS;
-	if (ct->last_seen != c->generation)
-		ct->last_seen = c->generation;
-	if (!plain_write(ctx, &to, addrs, ports) || !hop_write(ctx, h))
+	transit_seen(ct, c);
+	if (conntrack_translated(ct) &&
+	    !plain_write_sum(data, end, &p, addrs + ports))
+		return XDP_PASS;
+	if (!plain_write(data, end, &p, addrs) || !hop_write(data, end, h))
 		return XDP_PASS;
 	return XDP_TX;
 }

@@ -272,6 +272,15 @@ type netdevFlow struct {
 	Unwatched uint32
 	Refilled  uint64
 	Rounds    uint64
+	Way       struct {
+		_       structs.HostLayout
+		Src     netdevAddr
+		Dst     netdevAddr
+		Ifindex uint32
+		Tos     uint32
+	}
+	Headers [58]uint8
+	_       [6]byte
 }
 
 type netdevFragment struct {
@@ -309,6 +318,23 @@ type netdevFrontendKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   uint8
+}
+
+type netdevHop struct {
+	_   structs.HostLayout
+	Key struct {
+		_       structs.HostLayout
+		Src     netdevAddr
+		Dst     netdevAddr
+		Ifindex uint32
+		Tos     uint32
+	}
+	Asked   uint64
+	Length  uint32
+	Ifindex uint32
+	Dst     [6]uint8
+	Src     [6]uint8
+	Pad     uint32
 }
 
 type netdevLoadKey struct {
@@ -457,6 +483,7 @@ const (
 	netdevMapEvents          = "events"
 	netdevMapFragment        = "fragment"
 	netdevMapFrontend        = "frontend"
+	netdevMapHop             = "hop"
 	netdevMapIdentity        = "identity"
 	netdevMapLoad            = "load"
 	netdevMapNode            = "node"
@@ -552,6 +579,7 @@ type netdevMapSpecs struct {
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Hop         *ebpf.MapSpec `ebpf:"hop"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
@@ -621,6 +649,7 @@ type netdevMaps struct {
 	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Hop         *ebpf.Map `ebpf:"hop"`
 	Identity    *ebpf.Map `ebpf:"identity"`
 	Load        *ebpf.Map `ebpf:"load"`
 	Node        *ebpf.Map `ebpf:"node"`
@@ -647,6 +676,7 @@ func (m *netdevMaps) Close() error {
 		m.Events,
 		m.Fragment,
 		m.Frontend,
+		m.Hop,
 		m.Identity,
 		m.Load,
 		m.Node,

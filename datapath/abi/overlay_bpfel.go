@@ -26,6 +26,7 @@ const (
 	overlayMapEvents          = "events"
 	overlayMapFragment        = "fragment"
 	overlayMapFrontend        = "frontend"
+	overlayMapHop             = "hop"
 	overlayMapIdentity        = "identity"
 	overlayMapLoad            = "load"
 	overlayMapNode            = "node"
@@ -121,6 +122,7 @@ type overlayMapSpecs struct {
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Hop         *ebpf.MapSpec `ebpf:"hop"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
 	Node        *ebpf.MapSpec `ebpf:"node"`
@@ -190,6 +192,7 @@ type overlayMaps struct {
 	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Hop         *ebpf.Map `ebpf:"hop"`
 	Identity    *ebpf.Map `ebpf:"identity"`
 	Load        *ebpf.Map `ebpf:"load"`
 	Node        *ebpf.Map `ebpf:"node"`
@@ -216,6 +219,7 @@ func (m *overlayMaps) Close() error {
 		m.Events,
 		m.Fragment,
 		m.Frontend,
+		m.Hop,
 		m.Identity,
 		m.Load,
 		m.Node,

@@ -88,6 +88,7 @@ const (
 	podMapEvents          = "events"
 	podMapFragment        = "fragment"
 	podMapFrontend        = "frontend"
+	podMapHop             = "hop"
 	podMapIdentity        = "identity"
 	podMapLoad            = "load"
 	podMapLookup          = "lookup"
@@ -190,6 +191,7 @@ type podMapSpecs struct {
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
+	Hop         *ebpf.MapSpec `ebpf:"hop"`
 	Identity    *ebpf.MapSpec `ebpf:"identity"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
 	Lookup      *ebpf.MapSpec `ebpf:"lookup"`
@@ -266,6 +268,7 @@ type podMaps struct {
 	Events      *ebpf.Map `ebpf:"events"`
 	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
+	Hop         *ebpf.Map `ebpf:"hop"`
 	Identity    *ebpf.Map `ebpf:"identity"`
 	Load        *ebpf.Map `ebpf:"load"`
 	Lookup      *ebpf.Map `ebpf:"lookup"`
@@ -296,6 +299,7 @@ func (m *podMaps) Close() error {
 		m.Events,
 		m.Fragment,
 		m.Frontend,
+		m.Hop,
 		m.Identity,
 		m.Load,
 		m.Lookup,
