@@ -40,6 +40,15 @@ func takeLock(p paths) (*os.File, error) {
 	return f, nil
 }
 
+// releaseLock gives the lock back in an orderly end, which leaves no process id in it.
+func releaseLock(f *os.File) error { return errors.Join(f.Truncate(0), f.Close()) }
+
+// endedOrderly tells whether the last process that held the lock of p.run gave it back, or `skep down` has been here.
+func endedOrderly(p paths) bool {
+	info, err := os.Stat(p.lock())
+	return errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0
+}
+
 // lockHolder returns the process that holds the lock of p.run, if one does.
 func lockHolder(p paths) (pid int, held bool) {
 	f, err := os.Open(p.lock())

@@ -128,7 +128,7 @@ func (n *node) keepFellow(ctx context.Context, f nodeConfig, ready chan<- error)
 		orderly := false
 		if runs {
 			ready <- nil
-			orderly = n.followFellow(ctx, pid)
+			orderly = n.followFellow(ctx, f, pid)
 		} else {
 			var err error
 			if orderly, err = n.runFellow(ctx, f, ready); err != nil {
@@ -150,13 +150,17 @@ func (n *node) keepFellow(ctx context.Context, f nodeConfig, ready chan<- error)
 	}
 }
 
-// followFellow waits for the end of a node that an earlier process started, or ends it with ctx.
-func (n *node) followFellow(ctx context.Context, pid int) (orderly bool) {
+// followFellow waits for the end of a node that an earlier process started, or ends it with ctx. It is orderly if it was stopped.
+func (n *node) followFellow(ctx context.Context, f nodeConfig, pid int) (orderly bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return false
+		return endedOrderly(f.paths)
 	}
 	defer unix.Close(fd)
+	// It still holds the lock, so the number is not another process's by now.
+	if holder, runs := lockHolder(f.paths); !runs || holder != pid {
+		return endedOrderly(f.paths)
+	}
 	for !ended(fd, time.Second) {
 		if ctx.Err() != nil {
 			_ = unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) // it is gone if that fails
@@ -164,7 +168,7 @@ func (n *node) followFellow(ctx context.Context, pid int) (orderly bool) {
 			return true
 		}
 	}
-	return false
+	return endedOrderly(f.paths)
 }
 
 // runFellow runs the process of a further node to its end. With ctx it is asked to end. It is orderly if it ended by itself.

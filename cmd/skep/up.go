@@ -24,6 +24,7 @@ type startOptions struct {
 
 	detach   bool
 	ensure   bool
+	replace  bool
 	detached bool
 	timings  bool
 	output   string
@@ -44,6 +45,9 @@ With --nodes there are further nodes on this machine, each with a network namesp
 
   # With IPv4 and IPv6
   skep up --pod-cidr 10.244.0.0/16,fd00:10:244::/56 --service-cidr 10.96.0.0/16,fd00:10:96::/112
+
+  # Another build, or other flags, in the place of the node that runs; no connection is lost
+  skep up --detach --replace
 
   # Three nodes on this machine
   skep up --detach --nodes 3
@@ -117,6 +121,7 @@ func (o *startOptions) complete(cmd *cobra.Command) {
 	f.StringSliceVar(&o.nodeIPs, "node-ip", nil, "addresses of this node, at most one of each family; default: those of the default routes")
 	f.BoolVar(&o.detach, "detach", false, "start in the background and return when it is ready")
 	f.BoolVar(&o.ensure, "ensure", false, "succeed if it is already running on this machine")
+	f.BoolVar(&o.replace, "replace", false, "stop the process that runs already on this machine and take over from it; pods and connections go on")
 	f.BoolVar(&o.timings, "timings", false, "print how long the API server and the node took to become ready, counted from exec")
 	f.StringVarP(&o.output, "output", "o", "", "json prints the timings as one object on standard output")
 	f.BoolVar(&o.detached, "detached", false, "")
@@ -148,11 +153,17 @@ func (o *startOptions) run(cmd *cobra.Command) error {
 		o.node.join.token = os.Getenv(tokenEnv)
 	}
 	if pid, held := lockHolder(o.node.paths); held {
-		if o.ensure {
+		switch {
+		case o.replace:
+			if err := stopProcess(o.node.paths); err != nil {
+				return err
+			}
+		case o.ensure:
 			fmt.Fprintf(os.Stderr, "a node is already running on this machine (process %d)\n", pid)
 			return nil
+		default:
+			return fmt.Errorf("%w (process %d); stop it with `skep down`, or take over from it with --replace", errRunning, pid)
 		}
-		return fmt.Errorf("%w (process %d); stop it with `skep down`", errRunning, pid)
 	}
 	if o.detach {
 		return o.startDetached()
@@ -161,13 +172,12 @@ func (o *startOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
 	clock := newTimeline(os.Stderr, o.detached)
-	err = runNode(cmd.Context(), o.node, clock)
-	if err != nil {
+	if err := runNode(cmd.Context(), o.node, clock); err != nil {
 		clock.fail(err)
+		return errors.Join(err, lock.Close())
 	}
-	return err
+	return releaseLock(lock)
 }
 
 // parse reads the flags that are more than text.

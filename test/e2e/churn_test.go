@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -115,8 +116,8 @@ func TestKillLosesNothing(t *testing.T) {
 	}
 }
 
-// kill kills the node's process and waits until it is gone.
-func kill(t *testing.T) {
+// process is the number of the node's process.
+func process(t *testing.T) int {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(shared.dir, "run", "lock"))
 	if err != nil {
@@ -126,7 +127,57 @@ func kill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
+	return pid
+}
+
+// otherBuild is a binary that is not the one that runs.
+func otherBuild(t *testing.T) string {
+	t.Helper()
+	program, err := os.ReadFile(shared.binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "skep")
+	if err := os.WriteFile(other, append(program, "another build"...), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return other
+}
+
+// replace has a binary take over from the node's process.
+func replace(t *testing.T, binary string) {
+	t.Helper()
+	before := process(t)
+	if err := shared.start(binary, "--replace"); err != nil {
+		t.Fatal(err)
+	}
+	after := process(t)
+	if runs, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", after)); err != nil || after == before || runs != binary {
+		t.Fatalf("process %d follows %d and runs %s, want %s (%v)", after, before, runs, binary, err)
+	}
+}
+
+// TestReplaceLosesNothing replaces the node's process by another build, and that by the first again, under load.
+func TestReplaceLosesNothing(t *testing.T) {
+	ns, _, ip := demo(t, 30186)
+	other := otherBuild(t)
+	done := hammer(t, ns, ip, true)
+	if err := shared.up(); err == nil || !strings.Contains(err.Error(), "--replace") {
+		t.Errorf("a second start beside the first: %v", err)
+	}
+	replace(t, other)
+	replace(t, shared.binary)
+	if c := done(); c.Failures > 0 {
+		t.Errorf("failed requests while the node was replaced: %+v", c)
+	} else {
+		t.Logf("%d requests, %d on the held connection, none failed", c.Requests, c.Held)
+	}
+}
+
+// kill kills the node's process and waits until it is gone.
+func kill(t *testing.T) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(process(t), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,9 +132,12 @@ func (n *node) flags() []string {
 }
 
 // up starts the node and returns when it is ready.
-func (n *node) up() error {
-	args := append([]string{"--net=/run/netns/" + n.name, n.binary, "up", "--detach", "--node-ip", nodeIP + "," + nodeIP6, "--node-name", "e2e",
-		"--service-cidr", "10.97.0.0/16,fd00:97::/112", "--pod-cidr", "10.245.0.0/16,fd00:245::/56"}, n.flags()...)
+func (n *node) up() error { return n.start(n.binary) }
+
+// start is up with a binary and flags besides.
+func (n *node) start(binary string, flags ...string) error {
+	args := append([]string{"--net=/run/netns/" + n.name, binary, "up", "--detach", "--node-ip", nodeIP + "," + nodeIP6, "--node-name", "e2e",
+		"--service-cidr", "10.97.0.0/16,fd00:97::/112", "--pod-cidr", "10.245.0.0/16,fd00:245::/56"}, append(n.flags(), flags...)...)
 	out, err := exec.Command("nsenter", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -65,6 +67,57 @@ func TestKernelAnswersLookups(t *testing.T) {
 	for range 10 {
 		if out := must(t)(combined(exec.Command("nsenter", "--net="+netns, shared.binary, "dns", "lookup", name+".", "--server", router))); !strings.Contains(out, "10.97.0.1") {
 			t.Errorf("with the process gone: %s", out)
+		}
+	}
+}
+
+// TestLookupsLoseNothing has a pod's network look up 10,000 names a second, that are there and that are not, while the node's process is
+// killed, started and replaced.
+func TestLookupsLoseNothing(t *testing.T) {
+	ns, pods, _ := demo(t, 30198)
+	pod, err := shared.client.CoreV1().Pods(ns).Get(t.Context(), pods[0], metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	router := netip.MustParsePrefix(pod.Status.PodIP + "/24").Masked().Addr().Next()
+	const length = 20 * time.Second
+	type sample struct {
+		Case string
+		Lost int
+		P99  float64 `json:"p99Us"`
+	}
+	results := make(chan error, 2)
+	for _, question := range []string{"existing=%s:53/kubernetes.default.svc.cluster.local", "nxdomain=%s:53/nobody.default.svc.cluster.local"} {
+		cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+filepath.Join(shared.dir, "run", "netns", string(pod.UID)), shared.binary,
+			"bench", "lookups", "--rounds", "1", "--length", length.String(), "--lookup", "kernel/"+fmt.Sprintf(question, router)+"@5000")
+		go func() {
+			out, err := cmd.Output()
+			var s sample
+			if err == nil {
+				err = json.Unmarshal(out, &s)
+			}
+			if err == nil && s.Lost > 0 {
+				err = fmt.Errorf("%d look-ups of 100,000 without an answer within a second", s.Lost)
+			}
+			t.Logf("%s: p99 %.0f us", s.Case, s.P99)
+			results <- err
+		}()
+	}
+	began := time.Now()
+	for range 2 {
+		kill(t)
+		if err := shared.up(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(t, otherBuild(t))
+	replace(t, shared.binary)
+	if took := time.Since(began); took > length {
+		t.Errorf("the look-ups were over before all was done, which took %v", took)
+	}
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
 		}
 	}
 }
