@@ -16,7 +16,7 @@ import (
 )
 
 // limit is how long one test program may take under emulation.
-const limit = 10 * time.Minute
+const limit = 20 * time.Minute
 
 func main() {
 	if err := prepare(); err != nil {
