@@ -52,6 +52,7 @@ Names of Services and pods come from the API server where it answers.`,
 		}),
 		netObserveCommand(&o),
 		netPolicyCommand(&o),
+		netTraceCommand(&o),
 		netCallCommand(),
 	)
 	return cmd

@@ -58,19 +58,29 @@ func (o *netOptions) podPolicy(ctx context.Context, namespace, name string) (obs
 	if err != nil {
 		return observe.PodPolicy{}, err
 	}
-	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	objects, err := policyObjects(ctx, client)
 	if err != nil {
 		return observe.PodPolicy{}, err
+	}
+	return observe.ReadPolicy(m, objects, namespace, name)
+}
+
+// policyObjects asks for all that policies rest on.
+func policyObjects(ctx context.Context, client kubernetes.Interface) (observe.PolicyObjects, error) {
+	var objects observe.PolicyObjects
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return objects, err
 	}
 	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return observe.PodPolicy{}, err
+		return objects, err
 	}
 	policies, err := client.NetworkingV1().NetworkPolicies("").List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return observe.PodPolicy{}, err
+		return objects, err
 	}
-	return observe.ReadPolicy(m, observe.PolicyObjects{Pods: pods.Items, Namespaces: namespaces.Items, Policies: policies.Items}, namespace, name)
+	return observe.PolicyObjects{Pods: pods.Items, Namespaces: namespaces.Items, Policies: policies.Items}, nil
 }
 
 func printPolicy(output string, p observe.PodPolicy) error {

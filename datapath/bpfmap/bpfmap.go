@@ -28,6 +28,7 @@ type Maps struct {
 	drop      dropTable
 	peer      table[uint64, abi.Peer]
 	ring      table[uint32, abi.RingBlock]
+	affinity  table[abi.AffinityKey, abi.Affinity]
 	// sourceRange has no values of interest.
 	sourceRange table[abi.SourceRangeKey, uint8]
 	identity    table[abi.Addr, uint32]
@@ -80,7 +81,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	byName := map[string]*ebpf.Map{}
 	for _, name := range []string{
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
-		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer,
+		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer, abi.MapAffinity,
 		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts, abi.MapTunnel,
 		abi.MapZone, abi.MapRecord, abi.MapLookup,
 	} {
@@ -104,6 +105,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.conntrack = kernelTable[abi.ConntrackKey, abi.Conntrack]{byName[abi.MapConntrack]}
 	m.peer = kernelTable[uint64, abi.Peer]{byName[abi.MapPeer]}
 	m.ring = kernelTable[uint32, abi.RingBlock]{byName[abi.MapRing]}
+	m.affinity = kernelTable[abi.AffinityKey, abi.Affinity]{byName[abi.MapAffinity]}
 	m.sourceRange = kernelTable[abi.SourceRangeKey, uint8]{byName[abi.MapSourceRange]}
 	m.drop = kernelDrops{byName[abi.MapDrop]}
 	m.identity = kernelTable[abi.Addr, uint32]{byName[abi.MapIdentity]}
@@ -135,6 +137,7 @@ func Fake(fail func(op, table string) error) *Maps {
 		conntrack:   newMemoryTable[abi.ConntrackKey, abi.Conntrack](abi.MapConntrack, fail),
 		peer:        newMemoryTable[uint64, abi.Peer](abi.MapPeer, fail),
 		ring:        newMemoryTable[uint32, abi.RingBlock](abi.MapRing, fail),
+		affinity:    newMemoryTable[abi.AffinityKey, abi.Affinity](abi.MapAffinity, fail),
 		sourceRange: newMemoryTable[abi.SourceRangeKey, uint8](abi.MapSourceRange, fail),
 		drop:        noDrops{},
 		sizes:       map[string]uint32{},

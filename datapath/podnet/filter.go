@@ -84,3 +84,27 @@ func filter(ifindex int, parent uint32, priority, program int) *netlink.BpfFilte
 		Fd: program, Name: filterName, DirectAction: true,
 	}
 }
+
+// FilterPrograms returns the numbers of the programs that are filters of a device, in the order in which packets pass them: at the
+// side of what the device receives, or of what it sends.
+func FilterPrograms(ifindex int, ingress bool) ([]uint32, error) {
+	parent := uint32(netlink.HANDLE_MIN_EGRESS)
+	if ingress {
+		parent = netlink.HANDLE_MIN_INGRESS
+	}
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
+	filters, err := rtnl.Dump(func() ([]netlink.Filter, error) { return netlink.FilterList(link, parent) })
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil, nil // nothing that could hold filters
+	}
+	if err != nil {
+		return nil, fmt.Errorf("filters of device %d: %w", ifindex, err)
+	}
+	var ids []uint32
+	for _, f := range filters {
+		if bpf, ok := f.(*netlink.BpfFilter); ok {
+			ids = append(ids, uint32(bpf.Id))
+		}
+	}
+	return ids, nil
+}
