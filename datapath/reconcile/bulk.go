@@ -15,92 +15,78 @@ func (t *Services) bulk() {
 	if len(t.dirty) < bulkMin {
 		return
 	}
-	fresh := t.freshServices()
+	fresh := t.fresh()
 	if t.bulkSlots(fresh) && t.bulkServices(fresh) {
 		t.bulkFrontends()
 	}
 }
 
-// freshServices lists the dirty services of which the kernel has nothing. Their slots are not written yet.
-func (t *Services) freshServices() map[*service]struct{} {
-	fresh := make(map[*service]struct{}, len(t.dirty))
-	for name := range t.dirty {
-		row, wanted := t.desired[name]
-		if !wanted {
+// fresh lists the dirty rows of whose services the kernel has nothing. Their slots are not written yet.
+func (t *Services) fresh() []*port {
+	fresh := make([]*port, 0, len(t.dirty))
+	for _, p := range t.dirty {
+		if !p.wanted {
 			continue
 		}
-		if s := t.services.of(t.located(row), &t.frontends); s.counted < 0 && len(s.slots) == 0 {
-			fresh[s] = struct{}{}
+		if s := t.service(p); s.counted < 0 && len(s.slots) == 0 {
+			fresh = append(fresh, p)
 		}
 	}
 	return fresh
 }
 
-func (t *Services) bulkSlots(fresh map[*service]struct{}) bool {
+func (t *Services) bulkSlots(fresh []*port) bool {
 	rows := make([]bpfmap.Slot, 0, 2*len(fresh))
-	for name := range t.dirty {
-		s := t.services.actual[name]
-		if _, ok := fresh[s]; !ok {
-			continue
-		}
-		for i, b := range t.desired[name].Backends {
-			rows = append(rows, bpfmap.Slot{Service: s.id, Index: uint32(i), Backend: b})
+	for _, p := range fresh {
+		for i, b := range p.row.Backends {
+			rows = append(rows, bpfmap.Slot{Service: p.kernel.id, Index: uint32(i), Backend: b})
 		}
 	}
 	if t.maps.PutSlots(rows) != nil {
 		return false
 	}
-	for name := range t.dirty {
-		s := t.services.actual[name]
-		if _, ok := fresh[s]; ok {
-			s.slots = slices.Clone(t.desired[name].Backends)
-		}
+	for _, p := range fresh {
+		p.kernel.slots = slices.Clone(p.row.Backends)
 	}
 	return true
 }
 
-func (t *Services) bulkServices(fresh map[*service]struct{}) bool {
+func (t *Services) bulkServices(fresh []*port) bool {
 	rows := make([]bpfmap.ServiceRow, 0, len(fresh))
-	for name := range t.dirty {
-		s := t.services.actual[name]
-		if _, ok := fresh[s]; !ok {
-			continue
-		}
-		block, size, err := t.ring(s, t.desired[name], s.slots)
+	for _, p := range fresh {
+		s := p.kernel
+		block, size, err := t.ring(s, p.row, s.slots)
 		if err != nil {
 			return false
 		}
-		rows = append(rows, s.next(t.desired[name], len(s.slots), block, size))
+		rows = append(rows, s.next(p.row, len(s.slots), block, size))
 		s.ringed = slices.Clone(s.slots)
 	}
 	if t.maps.PutServices(rows) != nil {
 		return false
 	}
-	for s := range fresh {
-		s.counted = len(s.slots)
+	for _, p := range fresh {
+		p.kernel.counted = len(p.kernel.slots)
 	}
 	return true
 }
 
 func (t *Services) bulkFrontends() {
 	rows := make([]bpfmap.FrontendRow, 0, len(t.frontends.dirty))
-	for p := range t.frontends.dirty {
-		claims := t.frontends.claims[p]
-		if len(claims) == 0 {
+	fronts := make([]*frontend, 0, len(t.frontends.dirty))
+	for _, f := range t.frontends.dirty {
+		if len(f.claims) == 0 || f.exists {
 			continue
 		}
-		if _, exists := t.frontends.believed(p); exists {
-			continue
-		}
-		if target, ok := t.target(claims[0], p); ok {
-			rows = append(rows, bpfmap.FrontendRow{Frontend: p.Frontend, Target: target})
+		if target, ok := t.target(f.claims[0], f.place); ok {
+			rows, fronts = append(rows, bpfmap.FrontendRow{Frontend: f.Frontend, Target: target}), append(fronts, f)
 		}
 	}
 	if t.maps.PutFrontends(rows) != nil {
 		return
 	}
-	for _, row := range rows {
-		t.frontends.actual[place{row.Frontend}] = row.Target
-		t.services.count(row.Target, 1)
+	for i, f := range fronts {
+		f.target, f.exists = rows[i].Target, true
+		t.services.count(f.target, 1)
 	}
 }

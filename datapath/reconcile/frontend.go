@@ -15,11 +15,20 @@ var errStillReached = errors.New("a frontend still leads to it")
 // frontendTable says which service each address leads to. Two Services may ask for one external IP and port; the one whose
 // name sorts first has it, whatever the order in which they came.
 type frontendTable struct {
-	claims map[place][]desired.PortName
-	// actual is what the kernel is believed to have; orphans are restored and not yet claimed.
-	actual  map[place]bpfmap.Target
-	orphans map[place]bpfmap.Target
-	dirty   map[place]struct{}
+	// all are those that are claimed, or that the kernel has.
+	all   map[place]*frontend
+	dirty []*frontend
+}
+
+type frontend struct {
+	place
+	// claims are the rows that ask for it, in the order of their names.
+	claims []*port
+	// exists tells whether the kernel is believed to have it, and target where it leads then.
+	exists bool
+	target bpfmap.Target
+	// restored: the kernel has it from an earlier process, and it was not wanted since.
+	restored, dirty bool
 }
 
 // place is what tells a frontend from others in the kernel: its address and protocol.
@@ -30,77 +39,84 @@ func placeOf(f desired.Frontend) place {
 }
 
 func restoreFrontends(rows map[desired.Frontend]bpfmap.Target) frontendTable {
-	t := frontendTable{
-		claims:  map[place][]desired.PortName{},
-		actual:  make(map[place]bpfmap.Target, len(rows)),
-		orphans: make(map[place]bpfmap.Target, len(rows)),
-		dirty:   map[place]struct{}{},
-	}
+	t := frontendTable{all: make(map[place]*frontend, len(rows))}
 	for f, target := range rows {
-		t.orphans[placeOf(f)] = target
+		p := placeOf(f)
+		t.all[p] = &frontend{place: p, exists: true, target: target, restored: true}
 	}
 	return t
 }
 
 // claim replaces the frontends that a row asks for.
-func (t *frontendTable) claim(name desired.PortName, before, now []desired.Frontend) {
+func (t *frontendTable) claim(p *port, before, now []desired.Frontend) {
+	byName := func(a, b *port) int { return a.name.Compare(b.name) }
 	for _, f := range before {
-		p := placeOf(f)
-		i, found := slices.BinarySearchFunc(t.claims[p], name, desired.PortName.Compare)
-		if !found {
+		front := t.all[placeOf(f)]
+		if front == nil {
 			continue
 		}
-		t.claims[p] = slices.Delete(t.claims[p], i, i+1)
-		if len(t.claims[p]) == 0 {
-			delete(t.claims, p)
+		if i, found := slices.BinarySearchFunc(front.claims, p, byName); found {
+			front.claims = slices.Delete(front.claims, i, i+1)
+			t.mark(front)
 		}
-		t.dirty[p] = struct{}{}
 	}
 	for _, f := range now {
-		p := placeOf(f)
-		if i, found := slices.BinarySearchFunc(t.claims[p], name, desired.PortName.Compare); !found {
-			t.claims[p] = slices.Insert(t.claims[p], i, name)
+		at := placeOf(f)
+		front := t.all[at]
+		if front == nil {
+			front = &frontend{place: at}
+			t.all[at] = front
 		}
-		t.dirty[p] = struct{}{}
+		if i, found := slices.BinarySearchFunc(front.claims, p, byName); !found {
+			front.claims = slices.Insert(front.claims, i, p)
+		}
+		t.mark(front)
+	}
+}
+
+func (t *frontendTable) mark(f *frontend) {
+	if !f.dirty {
+		f.dirty = true
+		t.dirty = append(t.dirty, f)
 	}
 }
 
 // applyFrontends writes the frontends that changed hands, then removes those that nobody claims.
 func (t *Services) applyFrontends(errs *failures) {
-	for p := range t.frontends.dirty {
-		claims := t.frontends.claims[p]
-		if len(claims) == 0 {
+	for _, f := range t.frontends.dirty {
+		if len(f.claims) == 0 {
 			continue
 		}
-		target, ok := t.target(claims[0], p)
+		first := f.claims[0]
+		target, ok := t.target(first, f.place)
 		if !ok {
 			continue // why is reported with the service; the frontend stays dirty
 		}
-		if err := t.writeFrontend(p, target); err != nil {
-			t.lacking[Owner{claims[0].Namespace, claims[0].Service}] = err
-			errs.add(fmt.Errorf("frontend %s of %s: %w", p.Address, claims[0], err))
+		if err := t.writeFrontend(f, target); err != nil {
+			t.lacking[first.owner()] = err
+			errs.add(fmt.Errorf("frontend %s of %s: %w", f.Address, first.name, err))
 			continue
 		}
-		delete(t.frontends.dirty, p)
+		f.dirty = false
 	}
-	for p := range t.frontends.dirty {
-		if len(t.frontends.claims[p]) > 0 {
+	for _, f := range t.frontends.dirty {
+		if len(f.claims) > 0 {
 			continue
 		}
-		if err := t.deleteFrontend(p); err != nil {
-			errs.add(fmt.Errorf("frontend %s: %w", p.Address, err))
+		if err := t.deleteFrontend(f); err != nil {
+			errs.add(fmt.Errorf("frontend %s: %w", f.Address, err))
 			continue
 		}
-		delete(t.frontends.dirty, p)
+		f.dirty = false
 	}
+	t.frontends.dirty = keepDirty(t.frontends.dirty, func(f *frontend) bool { return f.dirty })
 }
 
-// target returns what a place is to lead to when it belongs to the row of that name; false while the kernel lacks one of the
-// services.
-func (t *Services) target(name desired.PortName, p place) (bpfmap.Target, bool) {
-	frontends := t.desired[name].Frontends
+// target returns what a place is to lead to when it belongs to a row; false while the kernel lacks one of the services.
+func (t *Services) target(of *port, p place) (bpfmap.Target, bool) {
+	frontends := of.row.Frontends
 	i, found := slices.BinarySearchFunc(frontends, p.Frontend, desired.Frontend.Compare)
-	s := t.services.actual[name]
+	s := of.kernel
 	if !found || s == nil || s.counted < 0 {
 		return bpfmap.Target{}, false
 	}
@@ -109,55 +125,46 @@ func (t *Services) target(name desired.PortName, p place) (bpfmap.Target, bool) 
 	if !f.Local && !f.LocalOutside {
 		return target, true
 	}
+	name := of.name
 	name.Local = true
-	local := t.services.actual[name]
-	if local == nil || local.counted < 0 {
+	local := t.ports[name]
+	if local == nil || local.kernel == nil || local.kernel.counted < 0 {
 		return target, false
 	}
 	if f.Local {
-		target.Service = local.id
+		target.Service = local.kernel.id
 	}
 	if f.LocalOutside {
-		target.Outside = local.id
+		target.Outside = local.kernel.id
 	}
 	return target, true
 }
 
-// believed returns what the kernel leads a frontend to.
-func (t *frontendTable) believed(p place) (bpfmap.Target, bool) {
-	if target, ok := t.actual[p]; ok {
-		return target, true
-	}
-	target, ok := t.orphans[p]
-	return target, ok
-}
-
-func (t *Services) writeFrontend(p place, target bpfmap.Target) error {
-	before, exists := t.frontends.believed(p)
-	if !exists || before != target {
-		if err := t.maps.PutFrontend(p.Frontend, target); err != nil {
+func (t *Services) writeFrontend(f *frontend, target bpfmap.Target) error {
+	if !f.exists || f.target != target {
+		if err := t.maps.PutFrontend(f.Frontend, target); err != nil {
 			return err
 		}
 		t.services.count(target, 1)
-		if exists {
-			t.services.count(before, -1)
+		if f.exists {
+			t.services.count(f.target, -1)
 		}
 	}
-	delete(t.frontends.orphans, p)
-	t.frontends.actual[p] = target
+	f.exists, f.target, f.restored = true, target, false
 	return nil
 }
 
-func (t *Services) deleteFrontend(p place) error {
-	before, exists := t.frontends.believed(p)
-	if !exists {
-		return nil
+// deleteFrontend takes a frontend out of the kernel, and forgets it unless it is claimed.
+func (t *Services) deleteFrontend(f *frontend) error {
+	if f.exists {
+		if err := t.maps.DeleteFrontend(f.Frontend); err != nil {
+			return err
+		}
+		t.services.count(f.target, -1)
 	}
-	if err := t.maps.DeleteFrontend(p.Frontend); err != nil {
-		return err
+	f.exists, f.restored = false, false
+	if len(f.claims) == 0 {
+		delete(t.frontends.all, f.place)
 	}
-	t.services.count(before, -1)
-	delete(t.frontends.actual, p)
-	delete(t.frontends.orphans, p)
 	return nil
 }

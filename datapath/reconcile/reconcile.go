@@ -21,11 +21,11 @@ import (
 type Services struct {
 	maps *bpfmap.Maps
 
-	// desired are the wanted rows; owned tells which rows came from one Service object.
-	desired map[desired.PortName]desired.Service
-	owned   map[Owner][]desired.PortName
+	// ports are all rows that are wanted, or that the kernel has; owned tells which wanted ones came from one Service object.
+	ports map[desired.PortName]*port
+	owned map[Owner][]*port
 	// dirty are the rows that the kernel may not have yet as they are wanted, including those no longer wanted.
-	dirty map[desired.PortName]struct{}
+	dirty []*port
 
 	services  serviceTable
 	frontends frontendTable
@@ -39,6 +39,19 @@ type Services struct {
 	// lacking are the Service objects of which the last Apply could not write all, with one cause each.
 	lacking map[Owner]error
 }
+
+// port is a row: what is wanted of a Service port in a family, and what the kernel has of it.
+type port struct {
+	name desired.PortName
+	// row is the zero row where it is not wanted.
+	row           desired.Service
+	wanted, dirty bool
+	// kernel is nil where the kernel has nothing.
+	kernel *service
+}
+
+// owner is the Service object that the row comes from.
+func (p *port) owner() Owner { return Owner{p.name.Namespace, p.name.Service} }
 
 // Owner is the Service object that rows come from.
 type Owner struct{ Namespace, Name string }
@@ -60,9 +73,8 @@ func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 		ringless:  map[*service]struct{}{},
 		ranged:    map[*service][]netip.Prefix{},
 		removed:   removed,
-		desired:   map[desired.PortName]desired.Service{},
-		owned:     map[Owner][]desired.PortName{},
-		dirty:     map[desired.PortName]struct{}{},
+		ports:     map[desired.PortName]*port{},
+		owned:     map[Owner][]*port{},
 		services:  restoreServices(kernel, ranges),
 		frontends: restoreFrontends(kernel.Frontends),
 	}
@@ -73,38 +85,50 @@ func Restore(m *bpfmap.Maps, removed func(netip.AddrPort)) (*Services, error) {
 // Set replaces the rows that come from one Service object; none removes them. It only notes what changed: Apply does the work.
 func (t *Services) Set(owner Owner, rows []desired.Service) {
 	before := t.owned[owner]
-	names := make([]desired.PortName, 0, len(rows))
+	now := make([]*port, 0, len(rows))
 	for _, row := range rows {
-		names = append(names, row.Name)
-		old, exists := t.desired[row.Name]
-		if exists && old.Equal(row) {
+		p := t.ports[row.Name]
+		if p == nil {
+			p = &port{name: row.Name}
+			t.ports[row.Name] = p
+		}
+		now = append(now, p)
+		if p.wanted && p.row.Equal(row) {
 			continue
 		}
-		t.desired[row.Name] = row
-		t.dirty[row.Name] = struct{}{}
-		t.frontends.claim(row.Name, old.Frontends, row.Frontends)
+		t.frontends.claim(p, p.row.Frontends, row.Frontends)
+		p.row, p.wanted = row, true
+		t.mark(p)
 	}
-	for _, name := range before {
-		if slices.Contains(names, name) {
+	for _, p := range before {
+		if slices.Contains(now, p) {
 			continue
 		}
-		t.frontends.claim(name, t.desired[name].Frontends, nil)
-		delete(t.desired, name)
-		t.dirty[name] = struct{}{}
+		t.frontends.claim(p, p.row.Frontends, nil)
+		p.row, p.wanted = desired.Service{}, false
+		t.mark(p)
 	}
-	if len(names) == 0 {
+	if len(now) == 0 {
 		delete(t.owned, owner)
 		return
 	}
-	t.owned[owner] = names
+	t.owned[owner] = now
+}
+
+// mark makes a row dirty.
+func (t *Services) mark(p *port) {
+	if !p.dirty {
+		p.dirty = true
+		t.dirty = append(t.dirty, p)
+	}
 }
 
 // IDs returns the ids of the services that one Service object has in the kernel.
 func (t *Services) IDs(owner Owner) []uint32 {
 	var ids []uint32
-	for _, name := range t.owned[owner] {
-		if s := t.services.actual[name]; s != nil {
-			ids = append(ids, s.id)
+	for _, p := range t.owned[owner] {
+		if p.kernel != nil {
+			ids = append(ids, p.kernel.id)
 		}
 	}
 	return ids
@@ -120,38 +144,43 @@ func (t *Services) Apply() error {
 	t.lacking = map[Owner]error{}
 	t.bulk()
 	// 1 and 2: slots, then the service that counts them. Until both are written no frontend may lead there.
-	for name := range t.dirty {
-		row, wanted := t.desired[name]
-		if !wanted {
+	for _, p := range t.dirty {
+		if !p.wanted {
 			continue
 		}
-		if err := t.writeService(row); err != nil {
-			t.lacking[Owner{name.Namespace, name.Service}] = err
-			errs.add(fmt.Errorf("service %s: %w", name, err))
+		if err := t.writeService(p); err != nil {
+			t.lacking[p.owner()] = err
+			errs.add(fmt.Errorf("service %s: %w", p.name, err))
 			continue
 		}
-		delete(t.dirty, name)
+		p.dirty = false
 	}
 	// 3 and 4: frontends that are wanted, then those that are not.
 	t.applyFrontends(&errs)
 	// 5: sources that a service is no longer for. The frontends know by now whether they are restricted.
 	t.dropRanges(&errs)
 	// 6: services to which no frontend leads any more. One whose frontend could not be removed waits for the next time.
-	for name := range t.dirty {
-		if _, wanted := t.desired[name]; wanted {
+	for _, p := range t.dirty {
+		if p.wanted {
 			continue
 		}
-		if err := t.deleteService(name); err != nil {
-			errs.add(fmt.Errorf("service %s: %w", name, err))
+		if err := t.deleteService(p); err != nil {
+			errs.add(fmt.Errorf("service %s: %w", p.name, err))
 			continue
 		}
-		delete(t.dirty, name)
+		p.dirty = false
 	}
-	// Ranging over a map takes as long as it was ever large.
-	if !t.Pending() {
-		t.dirty, t.frontends.dirty = map[desired.PortName]struct{}{}, map[place]struct{}{}
-	}
+	t.dirty = keepDirty(t.dirty, func(p *port) bool { return p.dirty })
 	return errs.join()
+}
+
+// keepDirty leaves what is dirty. A list that was long once and is empty now is given back.
+func keepDirty[E any](list []E, dirty func(E) bool) []E {
+	list = slices.DeleteFunc(list, func(e E) bool { return !dirty(e) })
+	if len(list) == 0 {
+		return nil
+	}
+	return list
 }
 
 // Lacking are the Service objects of which the last Apply could not write all to the kernel, with one cause each.
@@ -161,13 +190,13 @@ func (t *Services) Lacking() map[Owner]error { return t.lacking }
 // Applied. What it cannot remove stays for the next call.
 func (t *Services) Prune() error {
 	var errs failures
-	for p, target := range t.frontends.orphans {
-		if err := t.maps.DeleteFrontend(p.Frontend); err != nil {
-			errs.add(fmt.Errorf("frontend %s: %w", p.Address, err))
+	for _, f := range t.frontends.all {
+		if !f.exists || !f.restored {
 			continue
 		}
-		t.services.count(target, -1)
-		delete(t.frontends.orphans, p)
+		if err := t.deleteFrontend(f); err != nil {
+			errs.add(fmt.Errorf("frontend %s: %w", f.Address, err))
+		}
 	}
 	for _, s := range t.services.orphans {
 		if s.fronts > 0 {
@@ -185,9 +214,11 @@ type Size struct{ Frontends, Services, Slots int }
 
 // Size counts the rows of each table.
 func (t *Services) Size() Size {
-	size := Size{
-		Frontends: len(t.frontends.actual) + len(t.frontends.orphans),
-		Services:  len(t.services.byID),
+	size := Size{Services: len(t.services.byID)}
+	for _, f := range t.frontends.all {
+		if f.exists {
+			size.Frontends++
+		}
 	}
 	for _, s := range t.services.byID {
 		size.Slots += len(s.slots)

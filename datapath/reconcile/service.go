@@ -12,9 +12,8 @@ import (
 
 // serviceTable is what the kernel is believed to have of services.
 type serviceTable struct {
-	ids    ids
-	actual map[desired.PortName]*service
-	byID   map[uint32]*service
+	ids  ids
+	byID map[uint32]*service
 	// orphans are restored and not yet wanted by anybody. Their names are not in the kernel; the frontends that lead to them
 	// tell who they are.
 	orphans map[uint32]*service
@@ -46,7 +45,6 @@ func restoreServices(kernel bpfmap.ServiceTables, ranges map[uint32][]netip.Pref
 	}
 	t := serviceTable{
 		ids:     restoreIDs(slices.Collect(maps.Keys(kernel.Services))),
-		actual:  map[desired.PortName]*service{},
 		byID:    make(map[uint32]*service, len(kernel.Services)),
 		orphans: make(map[uint32]*service, len(kernel.Services)),
 	}
@@ -60,18 +58,18 @@ func restoreServices(kernel bpfmap.ServiceTables, ranges map[uint32][]netip.Pref
 	return t
 }
 
-// of returns the service for a row: the one it has, else the restored one that its frontends lead to, else a new one.
-func (t *serviceTable) of(row desired.Service, frontends *frontendTable) *service {
-	if s := t.actual[row.Name]; s != nil {
-		return s
+// service returns the service for a row: the one it has, else the restored one that its frontends lead to, else a new one.
+func (t *Services) service(p *port) *service {
+	if p.kernel != nil {
+		return p.kernel
 	}
-	s := t.adopt(row, frontends)
+	s := t.services.adopt(t.located(p.row), &t.frontends)
 	if s == nil {
-		s = &service{id: t.ids.take(), counted: -1}
+		s = &service{id: t.services.ids.take(), counted: -1}
 		s.row.ID = s.id
-		t.byID[s.id] = s
+		t.services.byID[s.id] = s
 	}
-	t.actual[row.Name] = s
+	p.kernel = s
 	return s
 }
 
@@ -82,13 +80,13 @@ func (t *serviceTable) adopt(row desired.Service, frontends *frontendTable) *ser
 		return nil
 	}
 	for _, f := range row.Frontends {
-		target, ok := frontends.believed(placeOf(f))
-		if !ok {
+		front := frontends.all[placeOf(f)]
+		if front == nil || !front.exists {
 			continue
 		}
-		id := target.Service
+		id := front.target.Service
 		if f.Local != row.Name.Local {
-			id = target.Outside
+			id = front.target.Outside
 		}
 		s := t.orphans[id]
 		if s == nil {
@@ -116,13 +114,15 @@ func (t *serviceTable) count(target bpfmap.Target, n int) {
 }
 
 // writeService writes the slots that differ, and then the service.
-func (t *Services) writeService(row desired.Service) error {
-	s := t.services.of(t.located(row), &t.frontends)
+func (t *Services) writeService(p *port) error {
+	s, row := t.service(p), p.row
 	if err := t.addRanges(s, row.SourceRanges); err != nil {
 		return err
 	}
-	before := slices.Clone(s.slots)
-	want := arrange(s.slots, row.Backends)
+	want, before := row.Backends, row.Backends
+	if !slices.Equal(s.slots, want) {
+		want, before = arrange(s.slots, want), slices.Clone(s.slots)
+	}
 	changed := false
 	for i, b := range want {
 		switch {
@@ -166,7 +166,9 @@ func (t *Services) located(row desired.Service) desired.Service {
 	if row.Name.Local {
 		all := row.Name
 		all.Local = false
-		row.Frontends = t.desired[all].Frontends
+		if p := t.ports[all]; p != nil {
+			row.Frontends = p.row.Frontends
+		}
 	}
 	return row
 }
@@ -246,9 +248,10 @@ func (t *Services) deleteSlots(s *service, keep int) error {
 }
 
 // deleteService deletes a service that is not wanted, once no frontend leads to it.
-func (t *Services) deleteService(name desired.PortName) error {
-	s := t.services.actual[name]
+func (t *Services) deleteService(p *port) error {
+	s := p.kernel
 	if s == nil {
+		delete(t.ports, p.name)
 		return nil
 	}
 	if s.fronts > 0 {
@@ -259,7 +262,7 @@ func (t *Services) deleteService(name desired.PortName) error {
 		return err
 	}
 	t.reportRemoved(before, nil)
-	delete(t.services.actual, name)
+	delete(t.ports, p.name)
 	return nil
 }
 
