@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * carry: what tc does with packets that need no decision (see transit.h), before
- * anything else: it writes their headers at once, where the rest of the programs
+ * anything else: it writes them where they lie, where the rest of the programs
  * has the kernel write field by field.
  */
 #ifndef SKEP_CARRY_H
@@ -41,30 +41,42 @@ INLINE long carry_sums(struct __sk_buff *skb, const struct plain *p,
 	return err;
 }
 
-/* carry_write makes the packet what *p says, one hop further. h: its next hop,
- * NULL: it goes to a pod of this node. addrs is what plain_translate said.
+/* carry_told tells the kernel, which may know the sum of all that follows the
+ * frame's header, what became of that: by addrs, which the checksums made up for
+ * by as much less, and by the hop limit, which no checksum of IPv6 is over.
  */
-INLINE long carry_write(struct __sk_buff *skb, struct flow *f,
-			const struct plain *p, const struct hop *h, __u64 addrs)
+INLINE void carry_told(struct __sk_buff *skb, const struct plain *p,
+		       __u64 addrs)
+{
+	__u64 diff = ~sum_half(addrs);
+
+	if (p->v6)
+		diff = (__u16)~bpf_htons(p->ttl) + (__u64)bpf_htons(p->ttl - 1);
+	bpf_csum_update(skb, diff);
+}
+
+/* carry_write makes the packet what *p says, one hop further. h: its next hop,
+ * NULL: it goes to a pod of this node. addrs and ports are what plain_translate
+ * said. unfinished: the TCP or UDP checksum may be one that a device is to finish.
+ */
+INLINE long carry_write(struct __sk_buff *skb, const struct plain *p,
+			const struct hop *h, __u64 addrs, __u64 ports,
+			bool unfinished)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	__u8 *frame = f->headers, *frame_end = frame + sizeof(f->headers);
+	bool sums = addrs | ports;
 
-	if (p->v6) {
-		if (data + PLAIN_HEADERS6 > end)
-			return -EINVAL;
-		__builtin_memcpy(frame, data, PLAIN_HEADERS6);
-	} else {
-		if (data + PLAIN_HEADERS > end)
-			return -EINVAL;
-		__builtin_memcpy(frame, data, PLAIN_HEADERS);
-	}
-	if (!plain_write(frame, frame_end, p, addrs) ||
-	    (h && !hop_write(frame, frame_end, h)))
+	if (!plain_write(data, end, p, addrs) ||
+	    (h && !hop_write(data, end, h)))
 		return -EINVAL;
-	return bpf_skb_store_bytes(
-		skb, 0, frame, p->v6 ? PLAIN_HEADERS6 : PLAIN_HEADERS, 0);
+	if (sums && unfinished)
+		return carry_sums(skb, p, addrs, ports);
+	if (sums && !plain_write_sum(data, end, p, addrs + ports))
+		return -EINVAL;
+	if (sums || p->v6)
+		carry_told(skb, p, addrs);
+	return 0;
 }
 
 /* carry_local gives the device of the pod that packets from the end at index
@@ -100,34 +112,39 @@ SEPARATE int carry(struct __sk_buff *skb)
 	__u64 addrs, ports;
 	struct conntrack *ct;
 	struct hop *h = NULL;
-	struct plain p;
+	bool unfinished;
+	struct plain *p;
 	__u32 to;
 
-	if (!c || !f || !plain_parse(data, end, &p) || pods_contain(&p.src))
+	if (!c || !f)
 		return CARRY_OTHER;
-	f->from = plain_flow(&p, &f->key);
+	p = &f->plain;
+	if (!plain_parse(data, end, p) || pods_contain(&p->src))
+		return CARRY_OTHER;
+	f->from = plain_flow(p, &f->key);
 	ct = bpf_map_lookup_elem(&conntrack, &f->key);
 	if (!ct)
 		return CARRY_UNKNOWN;
-	if (ct->epoch != c->epoch || transit_news(&p, ct, f->from) ||
+	if (ct->epoch != c->epoch || transit_news(p, ct, f->from) ||
 	    watch_get())
 		return CARRY_OTHER;
 	to = carry_local(ct, f->from);
 	if (!to && !transit_away(ct, f->from))
 		return CARRY_OTHER;
-	addrs = plain_translate(&p, ct, &ports);
+	/* Who cuts packets finishes them. */
+	unfinished = skb->gso_size || plain_partial(p);
+	addrs = plain_translate(p, ct, &ports);
 	if (!to) {
-		transit_way(ct, &p, &f->way);
+		transit_way(ct, p, &f->way);
 		f->way.tos |= HOP_TC;
 		f->way.ifindex = skb->ifindex;
-		carry_length(skb, &p);
-		h = hop_find(skb, &f->way, &p);
+		carry_length(skb, p);
+		h = hop_find(skb, &f->way, p);
 		if (!h)
 			return CARRY_OTHER;
 	}
 	transit_seen(ct, c);
-	if (carry_write(skb, f, &p, h, addrs) ||
-	    (conntrack_translated(ct) && carry_sums(skb, &p, addrs, ports)))
+	if (carry_write(skb, p, h, addrs, ports, unfinished))
 		return CARRY_FAILED;
 	if (to)
 		return bpf_redirect_peer(to, 0);

@@ -10,10 +10,6 @@
 #include "conntrack.h"
 #include "packet.h"
 
-/* The frame up to the ports. */
-#define PLAIN_HEADERS (ETH_HLEN + sizeof(struct iphdr) + 4)
-#define PLAIN_HEADERS6 (ETH_HLEN + sizeof(struct ipv6hdr) + 4)
-
 struct plain {
 	struct addr src, dst;
 	__be16 sport, dport;
@@ -125,7 +121,9 @@ INLINE bool plain_v4(void *data, void *end, struct plain *p)
 {
 	struct iphdr *ip = data + ETH_HLEN;
 
+	/* Without a length it is larger than that can say. */
 	if ((void *)(ip + 1) > end || ip->ihl != 5 || ip->version != 4 ||
+	    !ip->tot_len ||
 	    (ip->frag_off & bpf_htons(IP_FRAGMENT_MASK)))
 		return false;
 	addr_set_v4(&p->src, ip->saddr);

@@ -111,7 +111,8 @@ INLINE int ttl_decrement(struct __sk_buff *skb, const struct packet *p)
 	int err;
 
 	if (p->v6)
-		return bpf_skb_store_bytes(skb, IP6_OFF(hop_limit), &ttl, 1, 0);
+		return bpf_skb_store_bytes(skb, IP6_OFF(hop_limit), &ttl, 1,
+					   BPF_F_RECOMPUTE_CSUM);
 	err = bpf_l3_csum_replace(skb, IP_OFF(check), old, new, 2);
 	return err | bpf_skb_store_bytes(skb, IP_OFF(ttl), &ttl, 1, 0);
 }

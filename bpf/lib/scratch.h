@@ -33,8 +33,8 @@ struct flow {
 	__u32 unwatched; /* packets of known flows since the last event */
 	__u64 refilled;	 /* milliseconds since boot at the last early fragment */
 	__u64 rounds;	 /* that were left then: see early.h */
-	struct hop_key way;	      /* of a packet and its headers: see */
-	__u8 headers[PLAIN_HEADERS6]; /* carry.h */
+	struct plain plain; /* the packet, where it is one, and */
+	struct hop_key way; /* the way that it goes: see carry.h */
 };
 
 /* Where a program works on its packet. In a map and not on the stack: of map

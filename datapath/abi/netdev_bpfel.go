@@ -272,15 +272,29 @@ type netdevFlow struct {
 	Unwatched uint32
 	Refilled  uint64
 	Rounds    uint64
-	Way       struct {
+	Plain     struct {
+		_      structs.HostLayout
+		Src    netdevAddr
+		Dst    netdevAddr
+		Sport  uint16
+		Dport  uint16
+		Sum    uint16
+		Length uint16
+		Proto  uint8
+		Tos    uint8
+		Ttl    uint8
+		Tcp    uint8
+		Header uint8
+		V6     bool
+		_      [2]byte
+	}
+	Way struct {
 		_       structs.HostLayout
 		Src     netdevAddr
 		Dst     netdevAddr
 		Ifindex uint32
 		Tos     uint32
 	}
-	Headers [58]uint8
-	_       [6]byte
 }
 
 type netdevFragment struct {

@@ -23,7 +23,7 @@ const (
 
 // TestCost prints what a packet costs each program, by BPF_PROG_TEST_RUN with 65,536 flows in the table: `make bench-packet`. Each
 // run is one packet, since a program that rewrites it would not know it again: cold is a packet of a flow that had none for a
-// walk over all the others, hot the next one of that flow. The first row is what the measure itself costs, and is in all others.
+// walk over all the others, hot the next one of that flow. What the measure itself costs is in all rows.
 func TestCost(t *testing.T) {
 	if os.Getenv("SKEP_BENCH") == "" {
 		t.Skip("a measurement: make bench-packet")
@@ -35,9 +35,10 @@ func TestCost(t *testing.T) {
 		flags         abi.ServiceFlag
 		parse         bool
 	}{
-		{"the measure itself (no IP packet)", abi.ProgFront, xdpPass, 0, true},
-		{"XDP front door: Maglev, SNAT", abi.ProgFront, xdpTX, 0, false},
-		{"XDP front door: Maglev, DSR", abi.ProgFront, xdpTX, abi.ServiceDSR, false},
+		{"the measure itself, XDP (no IP)", abi.ProgFront, xdpPass, 0, true},
+		{"XDP established: SNAT", abi.ProgFront, xdpTX, 0, false},
+		{"XDP established: DSR", abi.ProgFront, xdpTX, abi.ServiceDSR, false},
+		{"the measure itself, tc (no IP)", abi.ProgFromNet, pass, 0, true},
 		{"tc established: SNAT", abi.ProgFromNet, redirect, 0, false},
 		{"tc established: DSR", abi.ProgFromNet, redirect, abi.ServiceDSR, false},
 	} {
