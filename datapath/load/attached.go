@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/datapath/abi"
 )
@@ -53,7 +54,7 @@ func (h *Hooks) Programs(device int, ingress bool, filters []uint32) ([]Attached
 		for _, p := range result.Programs {
 			ids = append(ids, uint32(p.ID))
 		}
-	case !errors.Is(err, ebpf.ErrNotSupported): // before 6.6
+	case !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL): // before 6.6
 		return nil, fmt.Errorf("programs of device %d: %w", device, err)
 	}
 	var list []Attached
