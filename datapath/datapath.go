@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/datapath/bpfmap"
@@ -58,6 +59,8 @@ type Config struct {
 	// Events is told of policies and Services that the kernel has no room for, and of what they ask that is not known; nil means
 	// that only the log is.
 	Events record.EventRecorder
+	// Client writes the condition of Services that the kernel has no room for; nil means none.
+	Client kubernetes.Interface
 	// Metrics gets the collectors of the data path; nil means none.
 	Metrics prometheus.Registerer
 	Logger  *slog.Logger
@@ -137,6 +140,7 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 		}
 	}
 	d.done.Go(func() { services.run(ctx, d.synced) })
+	d.done.Go(func() { services.warnings.conditions.run(ctx) })
 	d.done.Go(func() { d.policies.run(ctx) })
 	if d.objects.Upgrading() {
 		// The programs at work serve by the maps of the version before, until these are right.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -361,11 +362,33 @@ func (p *policies) warn() {
 			}
 			p.event(policy, "NotEnforced", fmt.Sprintf("Node %s denies more than the policy asks for: %v", p.nodeName, err))
 		}
+		for _, pod := range p.isolated(set) {
+			p.podEvent(pod, fmt.Sprintf("Node %s denies more to and from the pod than the policies %s ask for: %v", p.nodeName, strings.Join(set.Names(), ", "), err))
+		}
 	}
 	for set := range p.warned {
 		if _, still := lacking[set]; !still {
 			delete(p.warned, set)
 		}
+	}
+}
+
+// isolated lists the pods of this node that a set isolates.
+func (p *policies) isolated(set desired.PolicySet) []*corev1.Pod {
+	all, err := p.informers.Core().V1().Pods().Lister().Pods(set.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil // a cache without an index is asked row by row: there is no other error
+	}
+	return slices.DeleteFunc(all, func(pod *corev1.Pod) bool {
+		known, ok := p.state.pods[string(pod.UID)]
+		id := p.state.identities[known.identity]
+		return !ok || !known.local || id == nil || id.egress != set && id.ingress != set
+	})
+}
+
+func (p *policies) podEvent(pod *corev1.Pod, message string) {
+	if p.recorder != nil {
+		p.recorder.Event(pod, corev1.EventTypeWarning, "NotEnforced", message)
 	}
 }
 

@@ -20,6 +20,8 @@ type serviceWarnings struct {
 	services corelisters.ServiceLister
 	recorder record.EventRecorder // nil: none
 	logger   *slog.Logger
+	// conditions say in the Services' status what this node lacks.
+	conditions *conditions
 
 	// lacking and misread are what was told, of those that still have the fault.
 	lacking, misread map[reconcile.Owner]string
@@ -27,12 +29,13 @@ type serviceWarnings struct {
 
 func newServiceWarnings(cfg Config) *serviceWarnings {
 	return &serviceWarnings{
-		nodeName: cfg.NodeName,
-		services: cfg.Informers.Core().V1().Services().Lister(),
-		recorder: cfg.Events,
-		logger:   cfg.Logger,
-		lacking:  map[reconcile.Owner]string{},
-		misread:  map[reconcile.Owner]string{},
+		nodeName:   cfg.NodeName,
+		services:   cfg.Informers.Core().V1().Services().Lister(),
+		recorder:   cfg.Events,
+		logger:     cfg.Logger,
+		conditions: newConditions(cfg),
+		lacking:    map[reconcile.Owner]string{},
+		misread:    map[reconcile.Owner]string{},
 	}
 }
 
@@ -44,13 +47,18 @@ func (w *serviceWarnings) update(changed map[reconcile.Owner]struct{}, lacking m
 			message = translate.Misread(svc)
 		}
 		w.tell(w.misread, owner, "InvalidAnnotation", message)
+		if lacking[owner] == nil {
+			w.conditions.update(owner, "")
+		}
 	}
 	for owner, err := range lacking {
 		w.tell(w.lacking, owner, "NotProgrammed", fmt.Sprintf("Node %s lacks some of the Service: %v", w.nodeName, err))
+		w.conditions.update(owner, err.Error())
 	}
 	for owner := range w.lacking {
 		if lacking[owner] == nil {
 			delete(w.lacking, owner)
+			w.conditions.update(owner, "")
 		}
 	}
 }

@@ -23,7 +23,11 @@ func TestServiceWarnings(t *testing.T) {
 		t.Helper()
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
 		if annotation != "" {
-			svc.Annotations = map[string]string{"skep.dev/balance": annotation}
+			name, value, ok := strings.Cut(annotation, "=")
+			if !ok {
+				name, value = "balance", annotation
+			}
+			svc.Annotations = map[string]string{"skep.dev/" + name: value}
 		}
 		if err := store.Add(svc); err != nil {
 			t.Fatal(err)
@@ -42,6 +46,9 @@ func TestServiceWarnings(t *testing.T) {
 		{"unknown value", "fastest", nil, `InvalidAnnotation Annotation skep.dev/balance="fastest" is not known and counts as maglev: want random, maglev or least`},
 		{"the same again", "fastest", nil, ""},
 		{"removed", "", nil, ""},
+		{"known way", "forwarding=dsr", nil, ""},
+		{"unknown way", "forwarding=tunnel", nil, `InvalidAnnotation Annotation skep.dev/forwarding="tunnel" is not known and counts as snat: want snat or dsr`},
+		{"removed again", "", nil, ""},
 		{"unknown again", "fastest", nil, "InvalidAnnotation"},
 		{"a map is full", "", full, "NotProgrammed Node here lacks some of the Service: slot: no room"},
 		{"still full", "", full, ""},

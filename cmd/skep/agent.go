@@ -157,7 +157,7 @@ func (n *node) startDatapath(ctx context.Context, client kubernetes.Interface, f
 		Tunnel: desired.TunnelMode(n.cfg.tunnel), Guests: n.cfg.guests(),
 		DNS: n.cfg.dnsServers(ports(routers, 53)), BPFDir: n.cfg.paths.bpf, CgroupRoot: cgroup, RunDir: n.cfg.paths.run,
 		XDP:       desired.XDPMode(n.cfg.xdp),
-		Informers: factory, Events: n.events(ctx, client), Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
+		Informers: factory, Events: n.events(ctx, client), Client: client, Metrics: prometheus.DefaultRegisterer, Logger: n.logger.With("component", "datapath"),
 	})
 	if err != nil {
 		return nil, err

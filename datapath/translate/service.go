@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -36,18 +37,29 @@ func balance(svc *corev1.Service) string {
 // Every node must choose the same backend, so Services with affinity or without rings are always translated.
 const (
 	annotationForwarding = "skep.dev/forwarding"
+	forwardingSNAT       = "snat"
 	forwardingDSR        = "dsr"
 )
 
 // Misread returns what is wrong with a Service's annotations, empty if nothing is.
 func Misread(svc *corev1.Service) string {
-	switch b, exists := svc.Annotations[annotationBalance]; {
-	case !exists, b == balanceMaglev, b == balanceRandom, b == balanceLeast:
-		return ""
-	default:
-		return fmt.Sprintf("Annotation %s=%q is not known and counts as %s: want %s, %s or %s", annotationBalance, b,
-			balanceMaglev, balanceRandom, balanceMaglev, balanceLeast)
+	var faults []string
+	for _, a := range []struct {
+		name, standard string
+		known          []string
+	}{
+		{annotationBalance, balanceMaglev, []string{balanceRandom, balanceMaglev, balanceLeast}},
+		{annotationForwarding, forwardingSNAT, []string{forwardingSNAT, forwardingDSR}},
+	} {
+		value, exists := svc.Annotations[a.name]
+		if !exists || slices.Contains(a.known, value) {
+			continue
+		}
+		last := len(a.known) - 1
+		faults = append(faults, fmt.Sprintf("Annotation %s=%q is not known and counts as %s: want %s or %s", a.name, value, a.standard,
+			strings.Join(a.known[:last], ", "), a.known[last]))
 	}
+	return strings.Join(faults, "; ")
 }
 
 // labelProxyName marks a Service as somebody else's to implement.

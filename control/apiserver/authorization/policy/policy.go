@@ -118,7 +118,7 @@ func ClusterRoles() []*rbacv1.ClusterRole {
 		role("system:service-account-issuer-discovery", paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")),
 		role("system:node", Node()...),
 		role("system:node-network",
-			resources("list watch", "", "pods", "namespaces"), resources("list watch", "networking.k8s.io", "networkpolicies")),
+			resources("list watch", "", "pods", "namespaces"), resources("list watch", "networking.k8s.io", "networkpolicies"), resources("patch", "", "services/status")),
 		role("system:node-proxier",
 			resources("list watch", "", "services", "endpoints"), resources(readVerbs, "", "nodes"), recordEvents, resources("list watch", "discovery.k8s.io", "endpointslices")),
 		role("system:kube-dns", resources("list watch", "", "endpoints", "services")),
