@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
 	"github.com/skep-io/skep/datapath/observe"
+	"github.com/skep-io/skep/datapath/podnet"
 	"github.com/skep-io/skep/datapath/trace"
 	"github.com/skep-io/skep/datapath/translate"
 	"github.com/skep-io/skep/dns/server"
@@ -30,9 +33,9 @@ import (
 
 // traceOptions are the flags of skep net trace.
 type traceOptions struct {
-	from, to, protocol, namespace, backend, run string
-	sourcePort                                  uint16
-	packets, tunnel                             bool
+	from, to, protocol, namespace, backend, node, run string
+	sourcePort                                        uint16
+	packets, tunnel                                   bool
 }
 
 func netTraceCommand(n *netOptions) *cobra.Command {
@@ -43,12 +46,14 @@ func netTraceCommand(n *netOptions) *cobra.Command {
 		Long: `Follow a packet and its answer through this node's network: name, Service, conntrack, policies, routes, tunnel, masquerade. The programs
 that are attached decide about a made-up packet (BPF_PROG_TEST_RUN); nothing is sent anywhere, and the tables are as before afterwards; only a refused packet
 stays in the counters of skep net drops. What happens at a socket, and behind XDP, is read from the maps.
+A packet for another node is followed there if that is one of --nodes on this machine; else the command that goes on there is printed.
 --from is a pod of this node, node (its own processes), or any other address: the packet then enters by the device that leads there.`,
 		Example: `  skep net trace --from web-5d4f --to api:80
   skep net trace --from default/web-5d4f --to 203.0.113.7:443 -o json
   skep net trace --from web-5d4f --to kube-dns.kube-system:53 --protocol udp
   skep net trace --from node --to 10.96.0.1:443
-  skep net trace --from 192.0.2.77 --to 192.0.2.10:30080`,
+  skep net trace --from 192.0.2.77 --to 192.0.2.10:30080
+  skep net trace --node node-2 --from web-5d4f --to api:80`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.from == "" || o.to == "" {
@@ -70,39 +75,55 @@ stays in the counters of skep net drops. What happens at a socket, and behind XD
 	f.Uint16Var(&o.sourcePort, "source-port", 0, "port of the sender; default: one that no flow has")
 	f.BoolVar(&o.packets, "packets", false, "leave out the programs at sockets, as for sandboxes that they do not see")
 	f.BoolVar(&o.tunnel, "tunnel", false, "a packet from outside that comes out of the tunnel")
+	f.StringVar(&o.node, "node", "", "a further node of this machine to begin at; default: this one")
 	f.StringVar(&o.run, "run-dir", defaultPaths().run, "where the node keeps its sockets, for its DNS server's answers")
 	return cmd
 }
 
-// walk opens the node, follows the packet, and leaves nothing.
+// place is where a node of this machine has its pins, and its network namespace; empty: the caller's.
+type place struct{ bpf, run, netns string }
+
+// fellow is the place of a further node of this machine (`skep up --nodes`), below that of the first.
+func (p place) fellow(node string) place {
+	return place{filepath.Join(p.bpf, nodesFolder, node), filepath.Join(p.run, nodesFolder, node), podnet.Segment{Dir: filepath.Join(p.run, nodesFolder)}.Namespace(node)}
+}
+
+// exists says whether the node is one of this machine's.
+func (p place) exists() bool {
+	_, err := os.Stat(p.netns)
+	return err == nil
+}
+
+// walk follows the packet at this node, and on at the next one if that is of this machine too. It leaves nothing.
 func (o traceOptions) walk(ctx context.Context, n *netOptions) (trace.Trace, error) {
-	dir := datapath.MapsDir(n.bpf)
-	m, err := bpfmap.Open(dir)
-	if err != nil {
-		return trace.Trace{}, fmt.Errorf("open the network's maps (is a node up? start it with `skep up`): %w", err)
+	first := place{bpf: n.bpf, run: o.run}
+	at := first
+	if o.node != "" {
+		if at = first.fellow(o.node); !at.exists() {
+			return trace.Trace{}, fmt.Errorf("node %s is none of the further nodes of this machine: run the command there", o.node)
+		}
+		o.run = at.run
 	}
-	defer m.Close()
-	objects := n.traceObjects(ctx)
-	view, err := objects.view(m)
-	if err != nil {
-		return trace.Trace{}, err
-	}
-	view.Names = n.names(ctx)
+	objects, names := n.traceObjects(ctx), n.names(ctx)
 	request, name, err := o.request(ctx, objects)
 	if err != nil {
 		return trace.Trace{}, err
 	}
-	k, err := trace.OpenNode(n.bpf, dir)
-	if errors.Is(err, observe.ErrWatched) {
-		return trace.Trace{}, fmt.Errorf("%w: end `skep net observe` or the other trace first", err)
+	if home := objects.home(request); home != "" && o.node == "" && first.fellow(home).exists() {
+		at = first.fellow(home)
+	}
+	t, err := at.walk(objects, names, request)
+	if errors.Is(err, trace.ErrNoPod) {
+		return t, fmt.Errorf("%w: it is on node %s, run the command there", err, objects.home(request))
 	}
 	if err != nil {
-		return trace.Trace{}, err
-	}
-	view.Kernel = k
-	t, err := trace.Walk(view, request)
-	if err = errors.Join(err, k.Close()); err != nil {
 		return t, err
+	}
+	if next := t.Onward; next != nil {
+		t, err = first.walkOn(objects, names, t, *next)
+		if err != nil {
+			return t, fmt.Errorf("at node %s: %w", next.Node, err)
+		}
 	}
 	if name != nil {
 		t.To += " (" + o.to + ")"
@@ -111,20 +132,75 @@ func (o traceOptions) walk(ctx context.Context, n *netOptions) (trace.Trace, err
 	if objects.err != nil {
 		t.Notes = append(t.Notes, fmt.Sprintf("names and policies are missing: %v", objects.err))
 	}
-	if t.Onward != nil {
-		t.Notes = append(t.Notes, "walk on at node "+t.Onward.Node+" with: "+onwardCommand(*t.Onward))
-	}
 	return t, nil
 }
 
-// onwardCommand follows the packet at the node that it left for.
-func onwardCommand(w trace.Onward) string {
-	source := netip.MustParseAddrPort(w.Source)
-	s := fmt.Sprintf("skep net trace --from %s --source-port %d --to %s --protocol %s", source.Addr(), source.Port(), w.Target, w.Protocol)
-	if w.Tunnel {
-		s += " --tunnel"
+// is says whether the node here has that name, by the names of nodes' addresses.
+func (p place) is(node string, names map[netip.Addr]string) bool {
+	m, err := bpfmap.Open(datapath.MapsDir(p.bpf))
+	if err != nil {
+		return false
 	}
-	return s
+	defer m.Close()
+	rows, err := m.Nodes().List()
+	for a, n := range rows {
+		if n.Local && names[a] == node {
+			return err == nil
+		}
+	}
+	return false
+}
+
+// walkOn follows a packet at the node that it left for, if that is of this machine.
+func (p place) walkOn(objects traceObjects, names observe.Names, t trace.Trace, next trace.Onward) (trace.Trace, error) {
+	at := p.fellow(next.Node)
+	if !at.exists() && p.is(next.Node, objects.nodes) {
+		at = p
+	} else if !at.exists() {
+		t.Notes = append(t.Notes, "walk on at node "+next.Node+" with: "+next.Command())
+		return t, nil
+	}
+	request, err := next.Request()
+	if err != nil {
+		return t, err
+	}
+	there, err := at.walk(objects, names, request)
+	if err != nil {
+		return t, err
+	}
+	return t.Join(next.Node, there), nil
+}
+
+// walk follows a packet through one node.
+func (p place) walk(objects traceObjects, names observe.Names, request trace.Request) (t trace.Trace, err error) {
+	if p.netns != "" {
+		err := podnet.Within(p.netns, func() error {
+			t, err = place{bpf: p.bpf, run: p.run}.walk(objects, names, request)
+			return err
+		})
+		return t, err
+	}
+	dir := datapath.MapsDir(p.bpf)
+	m, err := bpfmap.Open(dir)
+	if err != nil {
+		return t, fmt.Errorf("open the network's maps (is a node up? start it with `skep up`): %w", err)
+	}
+	defer m.Close()
+	view, err := objects.view(m)
+	if err != nil {
+		return t, err
+	}
+	view.Names = names
+	k, err := trace.OpenNode(p.bpf, dir)
+	if errors.Is(err, observe.ErrWatched) {
+		return t, fmt.Errorf("%w: end `skep net observe` or the other trace first", err)
+	}
+	if err != nil {
+		return t, err
+	}
+	view.Kernel = k
+	t, err = trace.Walk(view, request)
+	return t, errors.Join(err, k.Close())
 }
 
 // traceObjects are what the API knows; err says why it does not answer.
@@ -169,6 +245,16 @@ func (t traceObjects) view(m *bpfmap.Maps) (trace.View, error) {
 	}
 	v.Policies = policies.Explain
 	return v, nil
+}
+
+// home is the node of the pod that sends; empty: none is known.
+func (t traceObjects) home(r trace.Request) string {
+	for i := range t.policy.Pods {
+		if p := &t.policy.Pods[i]; r.Kind == trace.FromPod && slices.Contains(translate.PodAddresses(p), r.Source) {
+			return p.Spec.NodeName
+		}
+	}
+	return ""
 }
 
 // unready says why a pod is not ready; empty: it is.

@@ -155,3 +155,21 @@ func RaiseLoopback(ns *os.File) error {
 		return up(h, "lo")
 	})
 }
+
+// Within runs fn in the network namespace pinned at path, on a thread of its own. Returns [fs.ErrNotExist] if none is pinned there.
+func Within(path string, fn func() error) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	ns, err := openNamespace(path)
+	if err != nil {
+		return err
+	}
+	if ns == nil {
+		return fmt.Errorf("network namespace %s: %w", path, fs.ErrNotExist)
+	}
+	defer ns.Close()
+	return enter(ns, home, fn)
+}

@@ -62,7 +62,9 @@ func (w *walker) pass(d Device, ingress bool, where string, p Packet) (verdict i
 			w.hop(Hop{Where: where, Program: s.Program, What: "not run: a program of somebody else, which may do anything to the packet"})
 			continue
 		case s.Frame == nil:
-			w.fromTunnel(where, after, s.Program)
+			if err := w.fromTunnel(where, after, s.Program); err != nil {
+				return 0, p, nil, err
+			}
 			verdict, last = tcNext, s
 			continue
 		}
@@ -85,9 +87,22 @@ func (w *walker) pass(d Device, ingress bool, where string, p Packet) (verdict i
 }
 
 // fromTunnel is the hop of a program that wants to know which node sent the packet, which test packets do not say.
-func (w *walker) fromTunnel(where string, p Packet, program string) {
-	w.hop(Hop{Where: where, Program: program, What: "passes what nodes of the cluster sent", Before: p.String(),
-		Why: []string{"read from the maps: packets of a test come out of no tunnel"}})
+func (w *walker) fromTunnel(where string, p Packet, program string) error {
+	h := Hop{Where: where, Program: program, What: "passes", Before: p.String()}
+	node, err := w.nodeOf(p.Source.Addr(), netip.Addr{}, true)
+	if err != nil {
+		return err
+	}
+	known, ok := w.tables.nodes[node]
+	if ok && !known.Local {
+		h.Why = append(h.Why, fmt.Sprintf("%s is a node of the cluster", cmp.Or(w.Nodes[node], node.String())))
+	} else {
+		h.What = "would be dropped: tunnel_source"
+		h.Why = append(h.Why, reasons["tunnel_source"]+", as far as is known")
+	}
+	h.Why = append(h.Why, "read from the maps: packets of a test come out of no tunnel")
+	w.hop(h)
+	return nil
 }
 
 // refused says whether a program answered the packet with a refusal.

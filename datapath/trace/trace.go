@@ -97,6 +97,14 @@ type Kernel interface {
 	Device(index int) (Device, error)
 }
 
+// prefixed puts a prefix before what is not empty.
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
 // WriteText writes the trace for people.
 func (t Trace) WriteText(w io.Writer) error {
 	var b strings.Builder
@@ -105,7 +113,7 @@ func (t Trace) WriteText(w io.Writer) error {
 	for i, h := range t.Hops {
 		if h.Node != node {
 			node = h.Node
-			fmt.Fprintf(&b, "\non node %s:\n", cmp.Or(node, "this"))
+			fmt.Fprintf(&b, "\n%s:\n", cmp.Or(prefixed("on node ", node), "back at the first node"))
 		}
 		if h.Reply != reply {
 			reply = h.Reply

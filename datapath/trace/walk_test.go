@@ -288,3 +288,39 @@ func TestPacket(t *testing.T) {
 		t.Error("too short, and no error")
 	}
 }
+
+// TestJoin: what happens at the other node comes between, and an answer that does not leave it does not come here.
+func TestJoin(t *testing.T) {
+	here := Trace{Verdict: Sent, Reply: Delivered, Hops: []Hop{{What: "1"}, {What: "4", Reply: true}}}
+	for _, r := range []struct {
+		there Trace
+		want  string
+	}{
+		{Trace{Verdict: Delivered, Reply: Sent, Hops: []Hop{{What: "2"}, {What: "3", Reply: true}}}, "1234 delivered delivered"},
+		{Trace{Verdict: Denied, Hops: []Hop{{What: "2"}}}, "12 denied "},
+		{Trace{Verdict: Delivered, Reply: Dropped, Hops: []Hop{{What: "2"}, {What: "3", Reply: true}}}, "123 delivered dropped"},
+	} {
+		joined, got := here.Join("node-2", r.there), ""
+		for _, h := range joined.Hops {
+			got += h.What
+			if (h.Node == "node-2") != (h.What == "2" || h.What == "3") {
+				t.Errorf("hop %s at node %q", h.What, h.Node)
+			}
+		}
+		if got += " " + joined.Verdict + " " + joined.Reply; got != r.want {
+			t.Errorf("got %q, want %q", got, r.want)
+		}
+	}
+}
+
+// TestOnward: the command that goes on asks for the packet that was sent.
+func TestOnward(t *testing.T) {
+	o := Onward{Node: "node-2", Source: "10.244.0.2:29999", Target: "10.244.1.2:80", Tunnel: true, Protocol: "tcp"}
+	r, err := o.Request()
+	if want := (Request{Kind: FromOutside, Source: podA, SourcePort: 29999, Target: netip.AddrPortFrom(far, 80), Protocol: desired.TCP, Tunnel: true}); err != nil || r != want {
+		t.Errorf("got %+v %v, want %+v", r, err, want)
+	}
+	if c := o.Command(); c != "skep net trace --from 10.244.0.2 --source-port 29999 --to 10.244.1.2:80 --protocol tcp --tunnel" {
+		t.Error(c)
+	}
+}

@@ -82,6 +82,7 @@ func testNodes(t *testing.T, flags ...string) {
 	must(m.in(1, "apply", "-f", file))
 	must(m.in(1, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"))
 	m.reachable(t)
+	m.traceable(t)
 
 	// An agent that is killed costs nobody a packet, and comes back.
 	lock := m.dir + "/run/nodes/node-2/lock"
@@ -122,6 +123,34 @@ func (m machine) reachable(t *testing.T) {
 		client := from%3 + 1
 		for range 4 {
 			must(m.in(client, "net", "call", fmt.Sprintf("http://198.19.83.%d:30080/", from)))
+		}
+	}
+}
+
+// traceable follows packets from node to node.
+func (m machine) traceable(t *testing.T) {
+	t.Helper()
+	must := must(t)
+	ip := func(pod string) string { return must(m.in(1, "get", "pod", pod, "-o", "jsonpath={.status.podIP}")) }
+	for _, flags := range [][]string{
+		{"--from", "echo-1", "--to", ip("echo-2") + ":8080"},
+		{"--from", "echo-2", "--to", ip("echo-1") + ":8080"},
+		{"--from", "echo-3", "--to", "echo:80", "--backend", ip("echo-2")},
+		{"--from", "node", "--to", ip("echo-3") + ":8080"},
+	} {
+		out := must(m.in(1, append([]string{"net", "trace", "--bpf-dir", "/sys/fs/bpf/" + m.name, "--run-dir", m.dir + "/run"}, flags...)...))
+		t.Log(out)
+		if !strings.HasSuffix(strings.TrimSpace(out), "delivered; the answer: delivered") {
+			t.Errorf("trace %v ends otherwise:\n%s", flags, out)
+		}
+	}
+	for n := 1; n <= 3; n++ {
+		places := []string{"--bpf-dir", "/sys/fs/bpf/" + m.name}
+		if n > 1 {
+			places = []string{"--bpf-dir", fmt.Sprintf("/sys/fs/bpf/%s/nodes/node-%d", m.name, n)}
+		}
+		if flows := must(m.in(1, append([]string{"net", "conntrack"}, places...)...)); strings.Contains(flows, ":29999 ") {
+			t.Errorf("traces left flows on node-%d:\n%s", n, flows)
 		}
 	}
 }
