@@ -107,6 +107,25 @@ INLINE bool direct_begins_anew(const struct flow *f, const struct conntrack *ct)
 	return (ct->flags & CT_DIRECT) && packet_opens_tcp(&f->packet);
 }
 
+/* direct_resumed finds the frontend of a TCP packet, in the middle of a flow that
+ * is not known here, if the backend's node may know it: the node that the client
+ * asked before is gone, or routers think of this one now. What has this node's
+ * own address nobody else was asked for.
+ */
+INLINE struct frontend *direct_resumed(const struct packet *p)
+{
+	struct frontend *f;
+	struct service *s;
+
+	if (pods_contain(&p->dst) || node_is_local(&p->dst))
+		return NULL;
+	f = frontend_lookup(&p->dst, p->dport, p->proto, false);
+	if (!f)
+		return NULL;
+	s = service_get(f->outside);
+	return s && (s->flags & SERVICE_DSR) ? f : NULL;
+}
+
 /* direct_frontend finds the NodePort of a packet that another node, whose
  * address it has, handed on to here.
  */

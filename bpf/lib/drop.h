@@ -28,7 +28,8 @@
 	X(POLICY_EGRESS)     /* no policy of the sender allows it */           \
 	X(TUNNEL_SOURCE)     /* no node of the cluster sent it */               \
 	X(NO_TUNNEL)	     /* an address that no node is known to have */     \
-	X(TOO_LARGE)	     /* for the link ahead; the sender is told */
+	X(TOO_LARGE)	     /* for the link ahead; the sender is told */         \
+	X(EXPIRED)	     /* its last hop is behind it; the sender is told */
 
 enum drop_reason {
 #define X(name) DROP_##name,

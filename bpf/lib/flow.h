@@ -155,6 +155,16 @@ SEPARATE int flow_answer_large(struct __sk_buff *skb)
 	return reject_large(skb, &f->packet, f->route.mtu);
 }
 
+/* flow_answer_expired tells the sender of a packet that it has no hop left.
+ * Returns a verdict.
+ */
+SEPARATE int flow_answer_expired(struct __sk_buff *skb)
+{
+	struct flow *f = flow_get();
+
+	return f ? reject_expired(skb, &f->packet) : TC_ACT_SHOT;
+}
+
 INLINE int flow_drop(struct __sk_buff *skb, enum drop_reason reason,
 		     enum place place)
 {

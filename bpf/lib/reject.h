@@ -104,11 +104,11 @@ INLINE __be16 checksum_fold(__u32 sum)
 	return ~sum;
 }
 
-/* reject_icmp answers with an ICMP error of that code, which quotes so many
- * bytes.
+/* reject_icmp answers with an ICMP error of that type and code, which quotes so
+ * many bytes.
  */
 INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p,
-		       enum icmp_unreach_code code, __u32 mtu, __u32 size)
+		       enum icmp_type type, __u8 code, __u32 mtu, __u32 size)
 {
 	__u8 quote[QUOTE_LARGE] = {};
 	struct icmp_error e = {
@@ -119,7 +119,7 @@ INLINE int reject_icmp(struct __sk_buff *skb, const struct packet *p,
 		.ip.protocol = IPPROTO_ICMP,
 		.ip.saddr = addr_v4(&p->dst),
 		.ip.daddr = addr_v4(&p->src),
-		.icmp.type = ICMP_DEST_UNREACH,
+		.icmp.type = type,
 		.icmp.code = code,
 		.icmp.rest = bpf_htonl(mtu),
 	};
@@ -190,7 +190,8 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *p)
 		err = reject_icmp6(skb, p, ICMP6_DEST_UNREACH,
 				   ICMP6_PORT_UNREACH, 0, QUOTE6);
 	else if (p->proto == IPPROTO_UDP)
-		err = reject_icmp(skb, p, ICMP_PORT_UNREACH, 0, QUOTE);
+		err = reject_icmp(skb, p, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, 0,
+				  QUOTE);
 	else
 		return TC_ACT_SHOT;
 	if (err || reject_swap_mac(skb))
@@ -226,7 +227,27 @@ INLINE int reject_large(struct __sk_buff *skb, const struct packet *p,
 		err = reject_icmp6(skb, p, ICMP6_PACKET_TOO_BIG, 0, mtu,
 				   QUOTE6_LARGE);
 	else
-		err = reject_icmp(skb, p, ICMP_FRAG_NEEDED, mtu, QUOTE_LARGE);
+		err = reject_icmp(skb, p, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
+				  mtu, QUOTE_LARGE);
+	if (err || reject_swap_mac(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* reject_expired tells the sender of a packet that it has no hop left, from the
+ * address that it was sent to. Returns a verdict. No error is about an error, and
+ * none is told twice about the fragments of one packet.
+ */
+INLINE int reject_expired(struct __sk_buff *skb, const struct packet *p)
+{
+	int err;
+
+	if (p->continued || p->quote)
+		return TC_ACT_SHOT;
+	if (p->v6)
+		err = reject_icmp6(skb, p, ICMP6_TIME_EXCEEDED, 0, 0, QUOTE6);
+	else
+		err = reject_icmp(skb, p, ICMP_TIME_EXCEEDED, 0, 0, QUOTE);
 	if (err || reject_swap_mac(skb))
 		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, 0);

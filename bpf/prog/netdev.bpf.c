@@ -51,6 +51,15 @@ INLINE enum drop_reason elsewhere(struct __sk_buff *skb, struct flow *f)
 	return DROP_NONE;
 }
 
+/* expired answers a packet that has no hop left and would go on as it is: the
+ * stack would take it for its own.
+ */
+INLINE int expired(struct __sk_buff *skb)
+{
+	drop_count(DROP_EXPIRED, PLACE_FROM_NET, skb->len);
+	return flow_answer_expired(skb);
+}
+
 /* direct sends a packet on to the node of the backend, as it is. */
 INLINE int direct(struct __sk_buff *skb, struct flow *f,
 		  struct conntrack *ct, const struct control *c)
@@ -66,6 +75,8 @@ INLINE int direct(struct __sk_buff *skb, struct flow *f,
 	reason = flow_seen(skb, ct, f, c);
 	if (reason != DROP_NONE)
 		return flow_drop(skb, reason, PLACE_FROM_NET);
+	if (f->packet.ttl <= 1)
+		return expired(skb);
 	if (!direct_route(skb))
 		return onward(skb, f);
 	verdict = flow_answer_large(skb);
@@ -84,6 +95,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 {
 	struct packet *p = &f->packet;
 	struct translation *t = &f->translation;
+	bool away;
 	int reason;
 
 	if (!frontend_admits(fe, &p->src))
@@ -91,15 +103,20 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	reason = flow_choose(skb, fe->outside, flow_hash(p));
 	if (reason != DROP_NONE)
 		return flow_deny(skb, reason, PLACE_FROM_NET);
+	away = !t->to_ifindex && !(t->flags & CT_TO_HOST);
+	if (away && t->direct && p->ttl <= 1)
+		return expired(skb);
+	/* Also one that another node began: if that is gone, the backend's
+	 * still knows it.
+	 */
+	if (away && t->direct && !handed && direct_takes(skb)) {
+		direct_track(f, c);
+		return onward(skb, f);
+	}
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))
 		return flow_reject(skb, DROP_NOT_SYN, PLACE_FROM_NET);
-	if (!t->to_ifindex && !(t->flags & CT_TO_HOST)) {
-		if (t->direct && !handed && direct_takes(skb)) {
-			direct_track(f, c);
-			return onward(skb, f);
-		}
+	if (away)
 		reason = elsewhere(skb, f);
-	}
 	if (reason == DROP_NONE)
 		reason = flow_allowed(skb, f, c, &t->dst, t->dport, true);
 	if (reason == DROP_NONE)
@@ -180,6 +197,19 @@ INLINE int known(struct __sk_buff *skb, struct flow *f, struct conntrack *ct,
 	return to ? arrive(skb, &f->packet, to) : TC_ACT_OK;
 }
 
+/* astray hands an error on to the node that answered a client itself: the answer
+ * that it is about has an address of this one's.
+ */
+INLINE int astray(struct __sk_buff *skb, struct flow *f)
+{
+	struct conntrack *ct = bpf_map_lookup_elem(&conntrack, &f->key);
+
+	if (!ct || !(ct->flags & CT_DIRECT) || !conntrack_forward(ct, f->from))
+		return TC_ACT_OK;
+	f->translation.dst = ct->dst;
+	return direct_takes(skb) ? onward(skb, f) : TC_ACT_OK;
+}
+
 /* report brings an ICMP error about a translated flow to whom it concerns. */
 INLINE int report(struct __sk_buff *skb, struct flow *f)
 {
@@ -187,7 +217,7 @@ INLINE int report(struct __sk_buff *skb, struct flow *f)
 	__u32 to;
 
 	if (!quote_find(skb))
-		return TC_ACT_OK;
+		return astray(skb, f);
 	if (quote_rewrite(skb))
 		return flow_drop(skb, DROP_REWRITE, PLACE_FROM_NET);
 	to = flow_device(&p->dst);
@@ -232,11 +262,14 @@ int from_net(struct __sk_buff *skb)
 	if (ct && !flow_begins_anew(f, ct) && !direct_begins_anew(f, ct))
 		return known(skb, f, ct, c);
 	/* Of TCP only an opening can be for a Service, unless the port is kept
-	 * for them: then the flow is unknown and its client must be told.
+	 * for them: then the flow is unknown and its client must be told; or
+	 * unless another node may know the flow.
 	 */
 	if (packet_opens_tcp(p) || p->proto == IPPROTO_UDP ||
 	    (p->proto == IPPROTO_TCP && nodeport_in_range(p->dport)))
 		fe = frontend_lookup(&p->dst, p->dport, p->proto, false);
+	else if (p->proto == IPPROTO_TCP)
+		fe = direct_resumed(p);
 	if (!fe && !pods_contain(&p->dst)) {
 		fe = direct_frontend(skb, p);
 		handed = fe;

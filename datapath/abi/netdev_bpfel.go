@@ -127,7 +127,8 @@ const (
 	netdevDropReasonDROP_TUNNEL_SOURCE    netdevDropReason = 17
 	netdevDropReasonDROP_NO_TUNNEL        netdevDropReason = 18
 	netdevDropReasonDROP_TOO_LARGE        netdevDropReason = 19
-	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 20
+	netdevDropReasonDROP_EXPIRED          netdevDropReason = 20
+	netdevDropReasonDROP_REASON_COUNT     netdevDropReason = 21
 )
 
 type netdevEndpoint struct {

@@ -82,7 +82,8 @@ const (
 	sockDropReasonDROP_TUNNEL_SOURCE    sockDropReason = 17
 	sockDropReasonDROP_NO_TUNNEL        sockDropReason = 18
 	sockDropReasonDROP_TOO_LARGE        sockDropReason = 19
-	sockDropReasonDROP_REASON_COUNT     sockDropReason = 20
+	sockDropReasonDROP_EXPIRED          sockDropReason = 20
+	sockDropReasonDROP_REASON_COUNT     sockDropReason = 21
 )
 
 type sockEvent struct {

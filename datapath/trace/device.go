@@ -37,6 +37,7 @@ var reasons = map[string]string{
 	"not_syn":          "the middle of a connection that is not known",
 	"rewrite":          "the kernel refused to change the packet",
 	"too_large":        "larger than the way",
+	"expired":          "no hop left",
 	"malformed":        "headers shorter than they claim",
 	"unsupported":      "neither IPv4 nor IPv6",
 	"fragment":         "a fragment whose beginning was not seen",
