@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/control/agent"
 	"github.com/skep-io/skep/control/agent/runtime"
 	"github.com/skep-io/skep/control/controller"
+	"github.com/skep-io/skep/control/steady"
 	"github.com/skep-io/skep/datapath"
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
@@ -126,7 +127,7 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	if err != nil {
 		return fmt.Errorf("node %s: spec.podCIDRs: %w", n.cfg.name, err)
 	}
-	d, err := n.startDatapath(ctx, client, controller.NewInformers(client), podCIDRs)
+	d, err := n.startDatapath(ctx, client, followers(client), podCIDRs)
 	if err != nil {
 		return err
 	}
@@ -136,6 +137,13 @@ func (n *node) startNetwork(ctx context.Context, client kubernetes.Interface, ne
 	}
 	n.clock.reach(nodeReady, n.cfg.name+" "+commas(n.cfg.ips))
 	return nil
+}
+
+// followers are the informers of a node's network.
+func followers(client kubernetes.Interface) informers.SharedInformerFactory {
+	factory := controller.NewInformers(client)
+	steady.Register(factory, client)
+	return factory
 }
 
 // startDatapath starts the data path and DNS for this node's ranges of pod addresses, and the informers, which both use.

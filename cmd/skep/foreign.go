@@ -21,7 +21,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/skep-io/skep/control/controller"
 	"github.com/skep-io/skep/datapath/cni"
 )
 
@@ -171,7 +170,7 @@ func (n *node) startForeign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	factory := controller.NewInformers(client)
+	factory := followers(client)
 	pods, err := cni.NewPods(n.cfg.name, factory, client)
 	if err != nil {
 		return err

@@ -15,10 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// furniture is what is there all the time. The echo servers come and go; the stable and the guarded ones stay, on the first two nodes.
+// furniture is what is there all the time. The echo servers come and go, and serve for longer than an agent that was killed is away;
+// the stable and the guarded ones stay, on the first two nodes.
 const furniture = `
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: echo}, spec: {replicas: 3, selector: {matchLabels: {app: echo}}, template: {metadata: {labels: {app: echo}}, spec: {
-  terminationGracePeriodSeconds: 10, containers: [{name: echo, image: "skep.dev/skep:self", imagePullPolicy: Never, args: [serve, echo], readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}}]}}}}
+  terminationGracePeriodSeconds: 10, containers: [{name: echo, image: "skep.dev/skep:self", imagePullPolicy: Never, args: [serve, echo, --drain, 6s], readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}}]}}}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: echo}, spec: {type: NodePort, selector: {app: echo}, ports: [
   {name: http, port: 80, targetPort: 8080, nodePort: 30080}, {name: udp, port: 8081, protocol: UDP}]}}
