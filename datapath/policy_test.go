@@ -1,10 +1,12 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -98,6 +100,13 @@ func await(t testing.TB, from *os.File, address string, want bool) {
 	}
 }
 
+// firstPods is how many pods TestPolicyFromTheFirstPacket starts; SKEP_FIRST_PODS sets it.
+func firstPods(t *testing.T) int {
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("SKEP_FIRST_PODS"), "100"))
+	must(t, err)
+	return n
+}
+
 // TestPolicyFromTheFirstPacket starts pods under default deny: each is let through or not from its first datagram on, which is the
 // only one that it sends.
 func TestPolicyFromTheFirstPacket(t *testing.T) {
@@ -121,7 +130,8 @@ func TestPolicyFromTheFirstPacket(t *testing.T) {
 	must(t, err)
 	await(t, bystander, address, false)
 	wrong := map[bool]int{} // by whether it was to be let through
-	for i := range 100 {
+	pods := firstPods(t)
+	for i := range pods {
 		name, labels := fmt.Sprintf("pod%d", i), map[string]string{"role": "foe"}
 		friend, wait := i%2 == 0, denyTime/2
 		if friend {
@@ -133,7 +143,7 @@ func TestPolicyFromTheFirstPacket(t *testing.T) {
 		must(t, n.Detach(t.Context(), "uid-"+name))
 	}
 	if len(wrong) > 0 {
-		t.Errorf("of 50 pods each, %d that may were not let through with their first packet, and %d that may not were", wrong[true], wrong[false])
+		t.Errorf("of %d pods, half of which may: %d that may were not let through with their first packet, and %d that may not were", pods, wrong[true], wrong[false])
 	}
 	// The node still reaches its pods, and an edited policy cuts what it no longer allows.
 	if !answers(t, nil, address, time.Second) {

@@ -129,13 +129,16 @@ func (a *api) prepare(ctx context.Context) error {
 	return nil
 }
 
-// fill makes the Services from..to, of two endpoints each, which nobody uses.
-func (a *api) fill(ctx context.Context, from, to int) error {
+// fill makes the Services from..to, of so many endpoints each, which nobody uses.
+func (a *api) fill(ctx context.Context, from, to, each int) error {
 	var group errgroup.Group
 	group.SetLimit(32)
 	for i := from; i < to; i++ {
 		group.Go(func() error {
-			addresses := []string{fmt.Sprintf("10.245.%d.%d", i/250, i%250+1), fmt.Sprintf("10.246.%d.%d", i/250, i%250+1)}
+			var addresses []string
+			for n := range each {
+				addresses = append(addresses, fmt.Sprintf("10.%d.%d.%d", 245+n%3, i/250+n/3*128, i%250+1))
+			}
 			_, err := a.make(ctx, fmt.Sprintf("svc-%d", i), corev1.ServiceTypeClusterIP, addresses, 80)
 			return err
 		})

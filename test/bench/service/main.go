@@ -27,7 +27,9 @@ import (
 type options struct {
 	skep, kubeProxy, services string
 	workers, rounds, trials   int
-	length                    time.Duration
+	// endpoints is how many each of the many Services has.
+	endpoints int
+	length    time.Duration
 	// far has the backend outside the nodes.
 	far bool
 }
@@ -54,7 +56,8 @@ func command(ctx context.Context) error {
 	flag.StringVar(&o.kubeProxy, "kube-proxy", "", "the kube-proxy binary; empty: skep alone")
 	flag.StringVar(&o.services, "services", "1,1000,10000", "how many Services, each number in turn")
 	flag.IntVar(&o.workers, "workers", 16, "connections in flight")
-	flag.IntVar(&o.rounds, "rounds", 15, "how often each path is measured")
+	flag.IntVar(&o.rounds, "rounds", 15, "how often each path is measured; 0: only what it takes to follow so many Services")
+	flag.IntVar(&o.endpoints, "endpoints", 2, "how many endpoints each of the many Services has")
 	flag.IntVar(&o.trials, "trials", 10, "how often an endpoint is changed")
 	flag.DurationVar(&o.length, "length", 250*time.Millisecond, "time of one measurement of one kind")
 	flag.BoolVar(&o.far, "far", false, "the backend is beyond the node, as pods of other nodes are, and node ports lead to it: by tc, by XDP, by kube-proxy")
@@ -99,7 +102,7 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("-services: %q is no number of Services", text)
 		}
 		fmt.Fprintf(os.Stderr, "making %d Services\n", count)
-		if err := api.fill(ctx, made, count-1); err != nil {
+		if err := api.fill(ctx, made, count-1, o.endpoints); err != nil {
 			return fmt.Errorf("make Services: %w", err)
 		}
 		made = max(made, count-1)

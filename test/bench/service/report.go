@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -10,15 +11,10 @@ import (
 
 // report prints the medians of one number of Services.
 func report(out io.Writer, rounds, count int, paths []path, samples [][]sample, failed []int, servers []*programming) error {
-	fmt.Fprintf(out, "\n%d Services; medians of %d rounds, ± half the distance between the quartiles; FAILED: rounds with a connection that failed, left out\n", count, rounds)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF FIRST\tCONNECT P50\tP99\tROUND TRIP\tOF FIRST\tGBIT/S\tCPU/CONN\tFAILED")
-	first := figures(samples[0])
-	for i, p := range paths {
-		f := figures(samples[i])
-		fmt.Fprintf(w, "%s\t%.0f\t±%.1f%%\t%.3f\t%.1f us\t%.1f us\t%.1f us\t%.3f\t%.1f\t%.1f us\t%d\n", p.name,
-			f.rate.median, f.rate.spread(), f.rate.median/first.rate.median, f.p50.median, f.p99.median,
-			f.trip.median, f.trip.median/first.trip.median, f.gbit.median/1000, f.cpu.median, failed[i])
+	fmt.Fprintf(out, "\n%d Services\n", count)
+	if rounds > 0 {
+		reportPaths(w, rounds, paths, samples, failed)
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(w, "SERVER\tCOLD\tONE ENDPOINT P50\tMAX\tPROCESS\tMAPS")
@@ -30,21 +26,50 @@ func report(out io.Writer, rounds, count int, paths []path, samples [][]sample, 
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	rates := map[string]float64{}
-	for i, p := range paths {
-		rates[p.name] = figures(samples[i]).rate.median
-	}
 	for _, c := range comparisons {
-		if rates[c.of] > 0 && rates[c.to] > 0 {
-			fmt.Fprintf(out, "%s / %s: %.3f\n", c.of, c.to, rates[c.of]/rates[c.to])
+		of, to := slices.IndexFunc(paths, c.isOf), slices.IndexFunc(paths, c.isTo)
+		if of < 0 || to < 0 || rounds == 0 {
+			continue
 		}
+		r := ratio(samples[of], samples[to])
+		fmt.Fprintf(out, "%s / %s: %.3f (%.3f to %.3f)\n", c.of, c.to, r.median, r.low, r.high)
 	}
 	return nil
 }
 
+// reportPaths prints a line for each path.
+func reportPaths(w io.Writer, rounds int, paths []path, samples [][]sample, failed []int) {
+	fmt.Fprintf(w, "medians of %d rounds, ± half the distance between the quartiles; FAILED: rounds with a connection that failed, left out\n", rounds)
+	fmt.Fprintln(w, "PATH\tCONN/S\t\tOF FIRST\tCONNECT P50\tP99\tROUND TRIP\tOF FIRST\tGBIT/S\tCPU/CONN\tFAILED")
+	first := figures(samples[0])
+	for i, p := range paths {
+		f := figures(samples[i])
+		fmt.Fprintf(w, "%s\t%.0f\t±%.1f%%\t%.3f\t%.1f us\t%.1f us\t%.1f us\t%.3f\t%.1f\t%.1f us\t%d\n", p.name,
+			f.rate.median, f.rate.spread(), f.rate.median/first.rate.median, f.p50.median, f.p99.median,
+			f.trip.median, f.trip.median/first.trip.median, f.gbit.median/1000, f.cpu.median, failed[i])
+	}
+}
+
+// ratio is the one of two paths' connections a second: the median of the rounds' ratios, in which the machine was in about the same
+// state, and the two between which it is with a probability of 95 % (by the ranks, see W. J. Conover, Practical Nonparametric Statistics, 3.2).
+func ratio(of, to []sample) figure {
+	var all []float64
+	for i := range min(len(of), len(to)) {
+		all = append(all, of[i].Connections/to[i].Connections)
+	}
+	slices.Sort(all)
+	n := float64(len(all))
+	reach := 0.98 * math.Sqrt(n)
+	at := func(rank float64) float64 { return all[int(min(max(math.Round(rank), 0), n-1))] }
+	return figure{at(n/2 - reach - 0.5), all[len(all)/2], at(n/2 + reach - 0.5)}
+}
+
 // comparisons are the ratios of connections a second that are printed.
-var comparisons = []struct{ of, to string }{
+var comparisons = []comparison{
 	{"skep ClusterIP, socket", "skep direct"},
+	{"skep ClusterIP, socket", "routed direct"},
+	{"skep direct", "routed direct"},
+	{"skep ClusterIP", "routed direct"},
 	{"skep ClusterIP, socket", "nftables ClusterIP"},
 	{"skep ClusterIP, socket", "iptables ClusterIP"},
 	{"skep ClusterIP", "nftables ClusterIP"},
@@ -53,6 +78,11 @@ var comparisons = []struct{ of, to string }{
 	{"skep NodePort", "nftables NodePort"},
 	{"skep NodePort", "iptables NodePort"},
 }
+
+type comparison struct{ of, to string }
+
+func (c comparison) isOf(p path) bool { return p.name == c.of }
+func (c comparison) isTo(p path) bool { return p.name == c.to }
 
 // figure is one quantity over the rounds.
 type figure struct{ low, median, high float64 }
