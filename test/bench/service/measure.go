@@ -208,9 +208,9 @@ func await(ctx context.Context, netns string, to netip.AddrPort, want error, wit
 	})
 }
 
-// steady is for how long all must be answered before they are taken to stay so: kube-proxy refuses Services again that it has answered,
+// settled is for how long all must be answered before they are taken to stay so: kube-proxy refuses Services again that it has answered,
 // when it comes to know them in parts.
-const steady = 5 * time.Second
+const settled = 5 * time.Second
 
 // awaitSteady connects to all of them until they answer and go on to, and returns since when.
 func awaitSteady(ctx context.Context, netns string, all []netip.AddrPort, within time.Duration) (since time.Time, err error) {
@@ -224,7 +224,7 @@ func awaitSteady(ctx context.Context, netns string, all []netip.AddrPort, within
 			if since.IsZero() {
 				since = time.Now()
 			}
-			if time.Since(since) >= steady {
+			if time.Since(since) >= settled {
 				return nil
 			}
 			time.Sleep(5 * time.Millisecond)

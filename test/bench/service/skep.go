@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skep-io/skep/control/controller"
+	"github.com/skep-io/skep/control/steady"
 	"github.com/skep-io/skep/datapath"
 	"github.com/skep-io/skep/datapath/desired"
 	"github.com/skep-io/skep/datapath/podnet"
@@ -109,7 +111,8 @@ func runNode(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cfg.Informers = informers.NewSharedInformerFactory(client, 0)
+	cfg.Informers = controller.NewInformers(client)
+	steady.Register(cfg.Informers, client)
 	d, err := datapath.Start(ctx, cfg)
 	if err != nil {
 		return err
@@ -130,6 +133,8 @@ func runNode(ctx context.Context, args []string) error {
 	if err := json.NewEncoder(os.Stdout).Encode(pods); err != nil {
 		return err
 	}
+	debug.SetGCPercent(40) // as agents do, see cmd/skep/node.go
+	debug.FreeOSMemory()
 	<-ctx.Done()
 	return nil
 }
