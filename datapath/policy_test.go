@@ -72,10 +72,10 @@ func answers(t testing.TB, from *os.File, address string, wait time.Duration) (a
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
+		if _, err := c.Write([]byte("x")); err != nil {
 			return err
 		}
-		if _, err := c.Write([]byte("x")); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return err
 		}
 		_, err = c.Read(make([]byte, 100))
