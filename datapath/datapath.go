@@ -134,8 +134,13 @@ func Start(ctx context.Context, cfg Config) (_ *Datapath, err error) {
 	if err != nil {
 		return nil, err
 	}
+	d.policies.programming = services.programming
 	if cfg.Metrics != nil {
-		if err := observe.Register(cfg.Metrics, d.maps, d.flows.Live, services.latency); err != nil {
+		err := observe.Register(cfg.Metrics, observe.Sources{
+			Maps: d.maps, Flows: d.flows.Live, Traffic: d.flows.Traffic, Name: services.table.Name,
+			Resets: d.sockets.Resets, Policies: d.policies.counts, Programming: services.programming,
+		})
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/skep-io/skep/datapath/bpfmap"
 	"github.com/skep-io/skep/datapath/desired"
+	"github.com/skep-io/skep/datapath/observe"
 	"github.com/skep-io/skep/datapath/reconcile"
 	"github.com/skep-io/skep/datapath/translate"
 )
@@ -42,6 +43,10 @@ type policies struct {
 
 	notesMu sync.Mutex
 	notes   policyNotes
+	since   time.Time // of the oldest note; zero: there is none
+
+	// programming is set before run is called.
+	programming *observe.Programming
 
 	// mu guards what follows, and the rows of endpoints in the kernel.
 	mu     sync.Mutex
@@ -160,6 +165,9 @@ func (p *policies) notePolicy(obj any, gone bool) {
 func (p *policies) note(change func(policyNotes)) {
 	p.notesMu.Lock()
 	change(p.notes)
+	if p.since.IsZero() {
+		p.since = time.Now()
+	}
 	p.notesMu.Unlock()
 	p.signal()
 }
@@ -196,19 +204,19 @@ func (p *policies) run(ctx context.Context) {
 	}
 }
 
-func (p *policies) takeNotes() policyNotes {
+func (p *policies) takeNotes() (policyNotes, time.Time) {
 	p.notesMu.Lock()
 	defer p.notesMu.Unlock()
-	notes := p.notes
-	p.notes = newPolicyNotes()
-	return notes
+	notes, since := p.notes, p.since
+	p.notes, p.since = newPolicyNotes(), time.Time{}
+	return notes, since
 }
 
 // apply brings the kernel up to date with what was noted and with what failed before.
 func (p *policies) apply(pruned *bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	notes := p.takeNotes()
+	notes, since := p.takeNotes()
 	for name, ns := range notes.namespaces {
 		if ns == nil {
 			p.state.setNamespace(name, nil)
@@ -227,6 +235,9 @@ func (p *policies) apply(pruned *bool) error {
 		if err = p.table.Prune(); err == nil {
 			*pruned = true
 		}
+	}
+	if err == nil && !since.IsZero() {
+		p.programming.Policies(time.Since(since))
 	}
 	p.warn()
 	if !p.ready {

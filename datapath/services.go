@@ -51,7 +51,7 @@ type services struct {
 	flows        *reconcile.Flows
 	sockets      *reconcile.Sockets
 	remote       *nodes
-	latency      *observe.Latency
+	programming  *observe.Programming
 	logger       *slog.Logger
 	handlers     []cache.InformerSynced
 
@@ -93,7 +93,7 @@ func newServices(cfg Config, m *bpfmap.Maps, flows *reconcile.Flows, sockets *re
 		sockets:      sockets,
 		health:       health.NewServer(ready, cfg.Logger),
 		remote:       remote,
-		latency:      observe.NewLatency(),
+		programming:  observe.NewProgramming(time.Now()),
 		logger:       cfg.Logger,
 		warnings:     newServiceWarnings(cfg),
 		wake:         make(chan struct{}, 1),
@@ -131,14 +131,15 @@ func (s *services) subscribe() error {
 	}
 	for informer, mark := range marks {
 		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    mark,
-			UpdateFunc: func(before, after any) { s.lose(before, after); mark(before); mark(after) },
+			AddFunc:    func(obj any) { mark(obj); s.measure(nil, obj) },
+			UpdateFunc: func(before, after any) { s.lose(before, after); mark(before); mark(after); s.measure(before, after) },
 			DeleteFunc: func(obj any) {
 				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 					obj = gone.Obj
 				}
 				s.lose(obj, nil)
 				mark(obj)
+				s.measure(obj, nil)
 			},
 		})
 		if err != nil {
@@ -281,6 +282,7 @@ func (s *services) run(ctx context.Context, synced chan<- struct{}) {
 
 // apply brings the kernel up to date with what was marked and with what failed before.
 func (s *services) apply(pruned *bool) error {
+	round := s.programming.Begin()
 	s.mu.Lock()
 	dirty, lost, ended, nodesDirty, since := s.dirty, s.lost, s.ended, s.nodesDirty, s.since
 	s.ended = map[netip.Addr]struct{}{}
@@ -321,15 +323,18 @@ func (s *services) apply(pruned *bool) error {
 	}
 	errs = append(errs, s.resetEnded(ended))
 	if err := errors.Join(errs...); err != nil {
+		round.Failed()
 		return err
 	}
 	if n := s.table.Ringless(); n != s.ringless {
 		s.ringless = n
+		s.programming.Ringless(n)
 		s.logger.Warn("no room for more rings: clients outside are spread at random", "services", n)
 	}
-	if len(dirty) > 0 {
-		s.latency.Observe(time.Since(since))
+	if len(dirty) == 0 {
+		since = time.Time{}
 	}
+	round.Done(since)
 	if !*pruned {
 		if err := s.table.Prune(); err != nil {
 			return err

@@ -102,6 +102,21 @@ INLINE void carry_length(const struct __sk_buff *skb, struct plain *p)
 	p->length = length > 0xffff ? 0xffff : length;
 }
 
+/* carry_watched tells whether the packet, which says nothing new of its flow,
+ * makes an event: see flow_watched, which decides alike.
+ */
+INLINE bool carry_watched(struct flow *f)
+{
+	const struct watch *w = watch_get();
+
+	if (!w || !w->every)
+		return false;
+	if (f->unwatched + 1 >= w->every)
+		return true;
+	f->unwatched++;
+	return false;
+}
+
 /* carry sends a packet of a known flow that came by a device of the node. */
 SEPARATE int carry(struct __sk_buff *skb)
 {
@@ -126,7 +141,7 @@ SEPARATE int carry(struct __sk_buff *skb)
 	if (!ct)
 		return CARRY_UNKNOWN;
 	if (ct->epoch != c->epoch || transit_news(p, ct, f->from) ||
-	    watch_get())
+	    carry_watched(f))
 		return CARRY_OTHER;
 	to = carry_local(ct, f->from);
 	if (!to && !transit_away(ct, f->from))
@@ -143,7 +158,7 @@ SEPARATE int carry(struct __sk_buff *skb)
 		if (!h)
 			return CARRY_OTHER;
 	}
-	transit_seen(ct, c);
+	transit_seen(ct, c, skb->len);
 	if (carry_write(skb, p, h, addrs, ports, unfinished))
 		return CARRY_FAILED;
 	if (to)

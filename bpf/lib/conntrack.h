@@ -54,6 +54,9 @@ struct conntrack {
 	__u32 last_seen;  /* control.generation at the last packet */
 	__u32 service;	  /* translated flows: index into service */
 	enum conntrack_flag flags;
+	__u32 bytes; /* flows of a service: of this side's frames, but the one
+		      * that began the flow, and those that traffic has by now
+		      */
 };
 
 _Static_assert(sizeof(struct conntrack) <= 64, "one cache line");

@@ -12,6 +12,7 @@
 #include "reserve.h"
 #include "scratch.h"
 #include "service.h"
+#include "traffic.h"
 
 /* flow_parse begins with a packet: it fills in the packet of an otherwise
  * empty flow. Returns its enum kind.
@@ -104,8 +105,11 @@ SEPARATE int flow_create(struct __sk_buff *skb)
 	if (!f || !c)
 		return DROP_REWRITE;
 	reason = reserve_flow(skb, f, c);
-	if (reason == DROP_NONE && watch_get())
-		flow_event(skb, EVENT_NEW, DROP_NONE);
+	if (reason == DROP_NONE) {
+		traffic_begin(f->entry.service, skb->len);
+		if (watch_get())
+			flow_event(skb, EVENT_NEW, DROP_NONE);
+	}
 	if (reason == DROP_NONE && nat_rewrite(skb, &f->packet, &f->entry))
 		return DROP_REWRITE;
 	return reason;
@@ -234,9 +238,11 @@ SEPARATE int flow_choose(struct __sk_buff *skb, __u32 id, __u32 hash)
 	t = &f->translation;
 	t->service = id;
 	b = service_choose(id, s, &f->packet.src, hash, &index);
-	if (!b)
+	if (!b) {
+		traffic_refused(id);
 		return s->flags & SERVICE_SILENT ? DROP_NO_LOCAL_BACKEND
 						 : DROP_NO_BACKEND;
+	}
 	t->flags = CT_REWRITE_DST;
 	t->direct = s->flags & SERVICE_DSR;
 	t->dst = b->addr;
@@ -485,12 +491,15 @@ INLINE void flow_tell(const struct flow *f, __u32 news, bool over)
 	struct conntrack *other;
 
 	conntrack_key_of(&key, &p->src, p->sport, &p->dst, p->dport, p->proto);
+	other = bpf_map_lookup_elem(&conntrack, &key);
 	if (over) {
+		traffic_sum(&f->entry);
+		if (other)
+			traffic_sum(other);
 		bpf_map_delete_elem(&conntrack, &key);
 		bpf_map_delete_elem(&conntrack, &f->key);
 		return;
 	}
-	other = bpf_map_lookup_elem(&conntrack, &key);
 	if (other && (news & ~other->flags))
 		other->flags |= news;
 }
@@ -499,11 +508,12 @@ INLINE void flow_tell(const struct flow *f, __u32 news, bool over)
  * before the packet was seen. The entry may be gone afterwards.
  */
 INLINE int flow_translate(struct __sk_buff *skb, struct flow *f,
-			  const struct conntrack *ct, __u32 before)
+			  struct conntrack *ct, __u32 before)
 {
 	__u32 news = ct->flags & ~before;
 	bool over = flow_over(ct, &f->packet);
 
+	traffic_count(ct, skb->len);
 	f->entry = *ct;
 	if (flow_rewrite(skb))
 		return -1;

@@ -9,6 +9,14 @@
 
 #include "addr.h"
 #include "load.h"
+#include "traffic.h"
+
+/* peer_tcp: what is known of a connection. */
+enum peer_tcp {
+	PEER_OTHER,    /* a datagram socket, or a connection not begun */
+	PEER_FOLLOWED, /* its bytes are counted when it is closed */
+	PEER_CLOSED,   /* they were */
+};
 
 /* peer: the address that the program used, and the one it was given. */
 struct peer {
@@ -21,7 +29,11 @@ struct peer {
 	__u32 revision; /* of the service when slot was known good */
 	__u8 proto;	/* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 counted;	/* 1: in the load of the backend */
-	__u8 pad[2];	/* 0 */
+	__u8 tcp;	/* enum peer_tcp */
+	__u8 pad;	/* 0 */
+	__u32 ends;	/* of a connection that is followed: 1 once it is
+			 * closed, or released. With the second the row goes
+			 */
 	__u64 netns;	/* cookie of the socket's network namespace */
 };
 
@@ -101,6 +113,15 @@ INLINE void peer_connected(struct bpf_sock_addr *ctx, struct peer *p, bool count
 		peer_uncount(p);
 }
 
+/* peer_last notes one of the two ends of a connection that is followed, which
+ * may come at once on two CPUs, and tells whether that was the second.
+ */
+INLINE bool peer_last(struct peer *p)
+{
+	__sync_fetch_and_add(&p->ends, 1);
+	return *(volatile __u32 *)&p->ends >= 2;
+}
+
 /* peer_released forgets what a socket was given. */
 INLINE void peer_released(struct bpf_sock *sk)
 {
@@ -111,7 +132,44 @@ INLINE void peer_released(struct bpf_sock *sk)
 	if (!p)
 		return;
 	peer_uncount(p);
-	bpf_map_delete_elem(&peer, &cookie);
+	if (p->tcp == PEER_OTHER || peer_last(p))
+		bpf_map_delete_elem(&peer, &cookie);
+}
+
+/* peer_followed tells whether a connection that begins was translated. */
+INLINE bool peer_followed(struct bpf_sock_ops *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct peer *p = bpf_map_lookup_elem(&peer, &cookie);
+
+	/* The row of a socket that has connected elsewhere since is old. */
+	if (!p || p->tcp != PEER_OTHER)
+		return false;
+	p->tcp = PEER_FOLLOWED;
+	return true;
+}
+
+/* peer_closed counts what a connection has carried, but for the place that
+ * its SYN has among the bytes. It may have been released long before.
+ */
+INLINE void peer_closed(struct bpf_sock_ops *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct peer *p = bpf_map_lookup_elem(&peer, &cookie);
+	struct traffic *t;
+	__u64 sent;
+
+	if (!p || p->tcp != PEER_FOLLOWED)
+		return;
+	p->tcp = PEER_CLOSED;
+	t = traffic_get(p->service);
+	sent = ctx->bytes_acked;
+	if (t) {
+		t->payload[TRAFFIC_THERE] += sent ? sent - 1 : 0;
+		t->payload[TRAFFIC_BACK] += ctx->bytes_received;
+	}
+	if (peer_last(p))
+		bpf_map_delete_elem(&peer, &cookie);
 }
 
 /* datagram_find finds what the socket was last given for an asked address. */

@@ -11,6 +11,7 @@
 #include "control.h"
 #include "hop.h"
 #include "plain.h"
+#include "traffic.h"
 
 /* transit_news tells whether the packet says something new of its flow. */
 INLINE bool transit_news(const struct plain *p, const struct conntrack *ct,
@@ -55,11 +56,14 @@ INLINE void transit_way(const struct conntrack *ct, const struct plain *p,
 	k->tos = p->tos;
 }
 
-/* transit_seen notes that the flow is in use. It writes only what changes, so
- * that a busy flow's cache line stays shared.
+/* transit_seen notes that the flow is in use, and counts the packet. Of a flow
+ * that is no Service's it writes only what changes, so that a busy flow's cache
+ * line stays shared.
  */
-INLINE void transit_seen(struct conntrack *ct, const struct control *c)
+INLINE void transit_seen(struct conntrack *ct, const struct control *c,
+			 __u32 bytes)
 {
+	traffic_count(ct, bytes);
 	if (ct->last_seen != c->generation)
 		ct->last_seen = c->generation;
 }

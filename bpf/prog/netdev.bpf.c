@@ -77,6 +77,7 @@ INLINE int direct(struct __sk_buff *skb, struct flow *f,
 		return flow_drop(skb, reason, PLACE_FROM_NET);
 	if (f->packet.ttl <= 1)
 		return expired(skb);
+	traffic_count(ct, skb->len);
 	if (!direct_route(skb))
 		return onward(skb, f);
 	verdict = flow_answer_large(skb);
@@ -111,6 +112,7 @@ INLINE int serve(struct __sk_buff *skb, struct flow *f,
 	 */
 	if (away && t->direct && !handed && direct_takes(skb)) {
 		direct_track(f, c);
+		traffic_begin(t->service, skb->len);
 		return onward(skb, f);
 	}
 	if (p->proto == IPPROTO_TCP && !packet_opens_tcp(p))

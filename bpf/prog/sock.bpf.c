@@ -14,6 +14,7 @@
 #include "../lib/netns.h"
 #include "../lib/peer.h"
 #include "../lib/service.h"
+#include "../lib/traffic.h"
 
 enum outcome {
 	PASS,	   /* not a Service: leave it alone */
@@ -66,11 +67,14 @@ INLINE enum outcome choose(struct bpf_sock_addr *ctx, struct peer *p,
 {
 	struct backend *b = service_choose(p->service, s, client, 0, &p->slot);
 
-	if (!b)
+	if (!b) {
+		traffic_refused(p->service);
 		return refused(ctx, p, client, DROP_NO_BACKEND);
+	}
 	p->given = b->addr;
 	p->given_port = b->port;
 	p->revision = s->revision;
+	traffic_socket(p->service);
 	tell(ctx, p, client, DROP_REASON_COUNT);
 	return TRANSLATE;
 }
@@ -310,6 +314,25 @@ SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *sk)
 {
 	peer_released(sk);
+	return 1;
+}
+
+/* tcp_state follows the connections that were translated: the kernel tells of
+ * no others, once it was told which.
+ */
+SEC("sockops")
+int tcp_state(struct bpf_sock_ops *ctx)
+{
+	__u32 flags;
+
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB && peer_followed(ctx)) {
+		flags = ctx->bpf_sock_ops_cb_flags;
+		bpf_sock_ops_cb_flags_set(ctx, flags |
+						       BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
+	if (ctx->op == BPF_SOCK_OPS_STATE_CB &&
+	    ctx->args[1] == BPF_TCP_CLOSE)
+		peer_closed(ctx);
 	return 1;
 }
 

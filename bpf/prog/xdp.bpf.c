@@ -37,7 +37,7 @@ int front(struct xdp_md *ctx)
 	/* Of other devices nobody knows whether they send for XDP. */
 	if (!h || h->ifindex != ctx->ingress_ifindex)
 		return XDP_PASS;
-	transit_seen(ct, c);
+	transit_seen(ct, c, end - data);
 	if (conntrack_translated(ct) &&
 	    !plain_write_sum(data, end, &p, addrs + ports))
 		return XDP_PASS;

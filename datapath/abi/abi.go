@@ -96,6 +96,8 @@ type (
 	Event = netdevEvent
 	// EventKind is the kind of an Event.
 	EventKind = netdevEventKind
+	// Traffic is what a service has carried, as one processor has counted.
+	Traffic = netdevTraffic
 	// Watch is the single row of the watch map.
 	Watch = netdevWatch
 )
@@ -230,6 +232,7 @@ const (
 	MapRecord      = podMapRecord
 	MapLookup      = podMapLookup
 	MapDNSScratch  = podMapDnsScratch
+	MapTraffic     = netdevMapTraffic
 )
 
 // Names of programs, as in C.
@@ -250,6 +253,7 @@ const (
 	ProgSendmsg6     = sockProgSendmsg6
 	ProgRecvmsg6     = sockProgRecvmsg6
 	ProgGetpeername6 = sockProgGetpeername6
+	ProgTCPState     = sockProgTcpState
 )
 
 // Objects are the programs of each object file with their maps and variables.

@@ -58,6 +58,7 @@ type netdevConntrack struct {
 	LastSeen uint32
 	Service  uint32
 	Flags    netdevConntrackFlag
+	Bytes    uint32
 }
 
 type netdevConntrackFlag uint32
@@ -271,6 +272,7 @@ type netdevFlow struct {
 	_         [2]byte
 	Place     uint32
 	Unwatched uint32
+	_         [4]byte
 	Refilled  uint64
 	Rounds    uint64
 	Plain     struct {
@@ -464,6 +466,23 @@ type netdevSourceRangeKey struct {
 	Source  netdevAddr
 }
 
+type netdevTraffic struct {
+	_       structs.HostLayout
+	Sockets uint64
+	Flows   uint64
+	Refused uint64
+	Payload [2]uint64
+	Bytes   [2]uint64
+}
+
+type netdevTrafficWay uint32
+
+const (
+	netdevTrafficWayTRAFFIC_THERE netdevTrafficWay = 0
+	netdevTrafficWayTRAFFIC_BACK  netdevTrafficWay = 1
+	netdevTrafficWayTRAFFIC_WAYS  netdevTrafficWay = 2
+)
+
 type netdevTunnel struct {
 	_    structs.HostLayout
 	Node netdevAddr
@@ -509,6 +528,7 @@ const (
 	netdevMapService         = "service"
 	netdevMapSlot            = "slot"
 	netdevMapSourceRange     = "source_range"
+	netdevMapTraffic         = "traffic"
 	netdevMapTunnel          = "tunnel"
 	netdevMapWatch           = "watch"
 	netdevProgFromNet        = "from_net"
@@ -532,6 +552,8 @@ const (
 	netdevVarRouterAddr6     = "router_addr6"
 	netdevVarServiceNetwork  = "service_network"
 	netdevVarServiceNetwork6 = "service_network6"
+	netdevVarTrafficNone     = "traffic_none"
+	netdevVarTrafficWays     = "traffic_ways"
 )
 
 // loadNetdev returns the embedded CollectionSpec for netdev.
@@ -605,6 +627,7 @@ type netdevMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Traffic     *ebpf.MapSpec `ebpf:"traffic"`
 	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
@@ -632,6 +655,8 @@ type netdevVariableSpecs struct {
 	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
+	TrafficNone     *ebpf.VariableSpec `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.VariableSpec `ebpf:"traffic_ways"`
 }
 
 // netdevObjects contains all objects after they have been loaded into the kernel.
@@ -675,6 +700,7 @@ type netdevMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Traffic     *ebpf.Map `ebpf:"traffic"`
 	Tunnel      *ebpf.Map `ebpf:"tunnel"`
 	Watch       *ebpf.Map `ebpf:"watch"`
 }
@@ -702,6 +728,7 @@ func (m *netdevMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Traffic,
 		m.Tunnel,
 		m.Watch,
 	)
@@ -730,6 +757,8 @@ type netdevVariables struct {
 	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
+	TrafficNone     *ebpf.Variable `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.Variable `ebpf:"traffic_ways"`
 }
 
 // netdevPrograms contains all programs after they have been loaded into the kernel.

@@ -37,6 +37,7 @@ const (
 	overlayMapService         = "service"
 	overlayMapSlot            = "slot"
 	overlayMapSourceRange     = "source_range"
+	overlayMapTraffic         = "traffic"
 	overlayMapTunnel          = "tunnel"
 	overlayMapWatch           = "watch"
 	overlayProgFromOverlay    = "from_overlay"
@@ -60,6 +61,8 @@ const (
 	overlayVarRouterAddr6     = "router_addr6"
 	overlayVarServiceNetwork  = "service_network"
 	overlayVarServiceNetwork6 = "service_network6"
+	overlayVarTrafficNone     = "traffic_none"
+	overlayVarTrafficWays     = "traffic_ways"
 )
 
 // loadOverlay returns the embedded CollectionSpec for overlay.
@@ -133,6 +136,7 @@ type overlayMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Traffic     *ebpf.MapSpec `ebpf:"traffic"`
 	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
@@ -160,6 +164,8 @@ type overlayVariableSpecs struct {
 	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
+	TrafficNone     *ebpf.VariableSpec `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.VariableSpec `ebpf:"traffic_ways"`
 }
 
 // overlayObjects contains all objects after they have been loaded into the kernel.
@@ -203,6 +209,7 @@ type overlayMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Traffic     *ebpf.Map `ebpf:"traffic"`
 	Tunnel      *ebpf.Map `ebpf:"tunnel"`
 	Watch       *ebpf.Map `ebpf:"watch"`
 }
@@ -230,6 +237,7 @@ func (m *overlayMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Traffic,
 		m.Tunnel,
 		m.Watch,
 	)
@@ -258,6 +266,8 @@ type overlayVariables struct {
 	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
+	TrafficNone     *ebpf.Variable `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.Variable `ebpf:"traffic_ways"`
 }
 
 // overlayPrograms contains all programs after they have been loaded into the kernel.

@@ -101,6 +101,7 @@ const (
 	podMapService         = "service"
 	podMapSlot            = "slot"
 	podMapSourceRange     = "source_range"
+	podMapTraffic         = "traffic"
 	podMapTunnel          = "tunnel"
 	podMapWatch           = "watch"
 	podMapZone            = "zone"
@@ -128,6 +129,8 @@ const (
 	podVarRouterAddr6     = "router_addr6"
 	podVarServiceNetwork  = "service_network"
 	podVarServiceNetwork6 = "service_network6"
+	podVarTrafficNone     = "traffic_none"
+	podVarTrafficWays     = "traffic_ways"
 )
 
 // loadPod returns the embedded CollectionSpec for pod.
@@ -204,6 +207,7 @@ type podMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Traffic     *ebpf.MapSpec `ebpf:"traffic"`
 	Tunnel      *ebpf.MapSpec `ebpf:"tunnel"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
 	Zone        *ebpf.MapSpec `ebpf:"zone"`
@@ -235,6 +239,8 @@ type podVariableSpecs struct {
 	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
+	TrafficNone     *ebpf.VariableSpec `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.VariableSpec `ebpf:"traffic_ways"`
 }
 
 // podObjects contains all objects after they have been loaded into the kernel.
@@ -281,6 +287,7 @@ type podMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Traffic     *ebpf.Map `ebpf:"traffic"`
 	Tunnel      *ebpf.Map `ebpf:"tunnel"`
 	Watch       *ebpf.Map `ebpf:"watch"`
 	Zone        *ebpf.Map `ebpf:"zone"`
@@ -312,6 +319,7 @@ func (m *podMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Traffic,
 		m.Tunnel,
 		m.Watch,
 		m.Zone,
@@ -344,6 +352,8 @@ type podVariables struct {
 	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
+	TrafficNone     *ebpf.Variable `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.Variable `ebpf:"traffic_ways"`
 }
 
 // podPrograms contains all programs after they have been loaded into the kernel.

@@ -40,6 +40,35 @@ type sockBackend struct {
 	Flags uint16
 }
 
+type sockConntrack struct {
+	_        structs.HostLayout
+	Src      sockAddr
+	Dst      sockAddr
+	Sport    uint16
+	Dport    uint16
+	Ifindex  [2]uint32
+	Epoch    uint32
+	LastSeen uint32
+	Service  uint32
+	Flags    uint32
+	Bytes    uint32
+}
+
+type sockConntrackKey struct {
+	_     structs.HostLayout
+	Addr  [2]sockAddr
+	Port  [2]uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type sockControl struct {
+	_          structs.HostLayout
+	Epoch      uint32
+	Generation uint32
+	Isolation  uint32
+}
+
 type sockDatagramPeers struct {
 	_    structs.HostLayout
 	Peer [8]sockPeer
@@ -134,6 +163,22 @@ const (
 	sockEventKindEVENT_KIND_COUNT sockEventKind = 4
 )
 
+type sockFragment struct {
+	_      structs.HostLayout
+	Sport  uint16
+	Dport  uint16
+	Rounds uint32
+}
+
+type sockFragmentKey struct {
+	_     structs.HostLayout
+	Src   sockAddr
+	Dst   sockAddr
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
 type sockFrontend struct {
 	_       structs.HostLayout
 	Service uint32
@@ -185,8 +230,9 @@ type sockPeer struct {
 	Revision  uint32
 	Proto     uint8
 	Counted   uint8
-	Pad       [2]uint8
-	_         [4]byte
+	Tcp       uint8
+	Pad       uint8
+	Ends      uint32
 	Netns     uint64
 }
 
@@ -231,6 +277,23 @@ type sockSourceRangeKey struct {
 	Source  sockAddr
 }
 
+type sockTraffic struct {
+	_       structs.HostLayout
+	Sockets uint64
+	Flows   uint64
+	Refused uint64
+	Payload [2]uint64
+	Bytes   [2]uint64
+}
+
+type sockTrafficWay uint32
+
+const (
+	sockTrafficWayTRAFFIC_THERE sockTrafficWay = 0
+	sockTrafficWayTRAFFIC_BACK  sockTrafficWay = 1
+	sockTrafficWayTRAFFIC_WAYS  sockTrafficWay = 2
+)
+
 type sockWatch struct {
 	_     structs.HostLayout
 	Until uint64
@@ -244,10 +307,13 @@ type sockWatch struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sockMapAffinity        = "affinity"
+	sockMapConntrack       = "conntrack"
+	sockMapControl         = "control"
 	sockMapDatagram        = "datagram"
 	sockMapDevice          = "device"
 	sockMapDrop            = "drop"
 	sockMapEvents          = "events"
+	sockMapFragment        = "fragment"
 	sockMapFrontend        = "frontend"
 	sockMapLoad            = "load"
 	sockMapNetns           = "netns"
@@ -257,6 +323,7 @@ const (
 	sockMapService         = "service"
 	sockMapSlot            = "slot"
 	sockMapSourceRange     = "source_range"
+	sockMapTraffic         = "traffic"
 	sockMapWatch           = "watch"
 	sockProgConnect4       = "connect4"
 	sockProgConnect6       = "connect6"
@@ -267,6 +334,7 @@ const (
 	sockProgSendmsg4       = "sendmsg4"
 	sockProgSendmsg6       = "sendmsg6"
 	sockProgSockRelease    = "sock_release"
+	sockProgTcpState       = "tcp_state"
 	sockVarClusterNetwork  = "cluster_network"
 	sockVarClusterNetwork6 = "cluster_network6"
 	sockVarDropReasons     = "drop_reasons"
@@ -286,6 +354,8 @@ const (
 	sockVarRouterAddr6     = "router_addr6"
 	sockVarServiceNetwork  = "service_network"
 	sockVarServiceNetwork6 = "service_network6"
+	sockVarTrafficNone     = "traffic_none"
+	sockVarTrafficWays     = "traffic_ways"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -339,6 +409,7 @@ type sockProgramSpecs struct {
 	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
+	TcpState     *ebpf.ProgramSpec `ebpf:"tcp_state"`
 }
 
 // sockMapSpecs contains maps before they are loaded into the kernel.
@@ -346,10 +417,13 @@ type sockProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
 	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
+	Conntrack   *ebpf.MapSpec `ebpf:"conntrack"`
+	Control     *ebpf.MapSpec `ebpf:"control"`
 	Datagram    *ebpf.MapSpec `ebpf:"datagram"`
 	Device      *ebpf.MapSpec `ebpf:"device"`
 	Drop        *ebpf.MapSpec `ebpf:"drop"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
+	Fragment    *ebpf.MapSpec `ebpf:"fragment"`
 	Frontend    *ebpf.MapSpec `ebpf:"frontend"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
 	Netns       *ebpf.MapSpec `ebpf:"netns"`
@@ -359,6 +433,7 @@ type sockMapSpecs struct {
 	Service     *ebpf.MapSpec `ebpf:"service"`
 	Slot        *ebpf.MapSpec `ebpf:"slot"`
 	SourceRange *ebpf.MapSpec `ebpf:"source_range"`
+	Traffic     *ebpf.MapSpec `ebpf:"traffic"`
 	Watch       *ebpf.MapSpec `ebpf:"watch"`
 }
 
@@ -385,6 +460,8 @@ type sockVariableSpecs struct {
 	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
+	TrafficNone     *ebpf.VariableSpec `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.VariableSpec `ebpf:"traffic_ways"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -408,10 +485,13 @@ func (o *sockObjects) Close() error {
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
 	Affinity    *ebpf.Map `ebpf:"affinity"`
+	Conntrack   *ebpf.Map `ebpf:"conntrack"`
+	Control     *ebpf.Map `ebpf:"control"`
 	Datagram    *ebpf.Map `ebpf:"datagram"`
 	Device      *ebpf.Map `ebpf:"device"`
 	Drop        *ebpf.Map `ebpf:"drop"`
 	Events      *ebpf.Map `ebpf:"events"`
+	Fragment    *ebpf.Map `ebpf:"fragment"`
 	Frontend    *ebpf.Map `ebpf:"frontend"`
 	Load        *ebpf.Map `ebpf:"load"`
 	Netns       *ebpf.Map `ebpf:"netns"`
@@ -421,16 +501,20 @@ type sockMaps struct {
 	Service     *ebpf.Map `ebpf:"service"`
 	Slot        *ebpf.Map `ebpf:"slot"`
 	SourceRange *ebpf.Map `ebpf:"source_range"`
+	Traffic     *ebpf.Map `ebpf:"traffic"`
 	Watch       *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.Affinity,
+		m.Conntrack,
+		m.Control,
 		m.Datagram,
 		m.Device,
 		m.Drop,
 		m.Events,
+		m.Fragment,
 		m.Frontend,
 		m.Load,
 		m.Netns,
@@ -440,6 +524,7 @@ func (m *sockMaps) Close() error {
 		m.Service,
 		m.Slot,
 		m.SourceRange,
+		m.Traffic,
 		m.Watch,
 	)
 }
@@ -467,6 +552,8 @@ type sockVariables struct {
 	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
+	TrafficNone     *ebpf.Variable `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.Variable `ebpf:"traffic_ways"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.
@@ -482,6 +569,7 @@ type sockPrograms struct {
 	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
 	SockRelease  *ebpf.Program `ebpf:"sock_release"`
+	TcpState     *ebpf.Program `ebpf:"tcp_state"`
 }
 
 func (p *sockPrograms) Close() error {
@@ -495,6 +583,7 @@ func (p *sockPrograms) Close() error {
 		p.Sendmsg4,
 		p.Sendmsg6,
 		p.SockRelease,
+		p.TcpState,
 	)
 }
 

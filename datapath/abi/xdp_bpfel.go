@@ -20,6 +20,7 @@ const (
 	xdpMapControl         = "control"
 	xdpMapFragment        = "fragment"
 	xdpMapHop             = "hop"
+	xdpMapTraffic         = "traffic"
 	xdpMapTunnel          = "tunnel"
 	xdpProgFront          = "front"
 	xdpVarClusterNetwork  = "cluster_network"
@@ -37,6 +38,8 @@ const (
 	xdpVarRouterAddr6     = "router_addr6"
 	xdpVarServiceNetwork  = "service_network"
 	xdpVarServiceNetwork6 = "service_network6"
+	xdpVarTrafficNone     = "traffic_none"
+	xdpVarTrafficWays     = "traffic_ways"
 )
 
 // loadXdp returns the embedded CollectionSpec for xdp.
@@ -92,6 +95,7 @@ type xdpMapSpecs struct {
 	Control   *ebpf.MapSpec `ebpf:"control"`
 	Fragment  *ebpf.MapSpec `ebpf:"fragment"`
 	Hop       *ebpf.MapSpec `ebpf:"hop"`
+	Traffic   *ebpf.MapSpec `ebpf:"traffic"`
 	Tunnel    *ebpf.MapSpec `ebpf:"tunnel"`
 }
 
@@ -114,6 +118,8 @@ type xdpVariableSpecs struct {
 	RouterAddr6     *ebpf.VariableSpec `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.VariableSpec `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.VariableSpec `ebpf:"service_network6"`
+	TrafficNone     *ebpf.VariableSpec `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.VariableSpec `ebpf:"traffic_ways"`
 }
 
 // xdpObjects contains all objects after they have been loaded into the kernel.
@@ -140,6 +146,7 @@ type xdpMaps struct {
 	Control   *ebpf.Map `ebpf:"control"`
 	Fragment  *ebpf.Map `ebpf:"fragment"`
 	Hop       *ebpf.Map `ebpf:"hop"`
+	Traffic   *ebpf.Map `ebpf:"traffic"`
 	Tunnel    *ebpf.Map `ebpf:"tunnel"`
 }
 
@@ -149,6 +156,7 @@ func (m *xdpMaps) Close() error {
 		m.Control,
 		m.Fragment,
 		m.Hop,
+		m.Traffic,
 		m.Tunnel,
 	)
 }
@@ -172,6 +180,8 @@ type xdpVariables struct {
 	RouterAddr6     *ebpf.Variable `ebpf:"router_addr6"`
 	ServiceNetwork  *ebpf.Variable `ebpf:"service_network"`
 	ServiceNetwork6 *ebpf.Variable `ebpf:"service_network6"`
+	TrafficNone     *ebpf.Variable `ebpf:"traffic_none"`
+	TrafficWays     *ebpf.Variable `ebpf:"traffic_ways"`
 }
 
 // xdpPrograms contains all programs after they have been loaded into the kernel.

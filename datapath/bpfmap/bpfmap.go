@@ -39,6 +39,9 @@ type Maps struct {
 	zone        table[uint32, abi.DNSZone]
 	record      table[abi.DNSKey, abi.DNSName]
 	lookup      counterTable
+	traffic     trafficTable
+	load        table[abi.LoadKey, uint32]
+	watch       table[uint32, abi.Watch]
 
 	// sizes are the most rows that each map takes, by name.
 	sizes   map[string]uint32
@@ -83,7 +86,7 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 		abi.MapFrontend, abi.MapService, abi.MapSlot, abi.MapEndpoint, abi.MapNetns, abi.MapNode, abi.MapDevice,
 		abi.MapControl, abi.MapConntrack, abi.MapDrop, abi.MapSourceRange, abi.MapRing, abi.MapPeer, abi.MapAffinity,
 		abi.MapIdentity, abi.MapPolicy, abi.MapCIDR, abi.MapPorts, abi.MapTunnel,
-		abi.MapZone, abi.MapRecord, abi.MapLookup,
+		abi.MapZone, abi.MapRecord, abi.MapLookup, abi.MapTraffic, abi.MapLoad, abi.MapWatch,
 	} {
 		one, err := open(name)
 		if err != nil {
@@ -116,6 +119,9 @@ func assemble(open func(name string) (*ebpf.Map, error)) (*Maps, error) {
 	m.zone = kernelTable[uint32, abi.DNSZone]{byName[abi.MapZone]}
 	m.record = kernelTable[abi.DNSKey, abi.DNSName]{byName[abi.MapRecord]}
 	m.lookup = kernelCounters{byName[abi.MapLookup]}
+	m.traffic = kernelTraffic{byName[abi.MapTraffic]}
+	m.load = kernelTable[abi.LoadKey, uint32]{byName[abi.MapLoad]}
+	m.watch = kernelTable[uint32, abi.Watch]{byName[abi.MapWatch]}
 	return m, nil
 }
 
@@ -149,6 +155,9 @@ func Fake(fail func(op, table string) error) *Maps {
 		zone:        newMemoryTable[uint32, abi.DNSZone](abi.MapZone, fail),
 		record:      newMemoryTable[abi.DNSKey, abi.DNSName](abi.MapRecord, fail),
 		lookup:      noCounters{},
+		traffic:     newMemoryTable[uint32, abi.Traffic](abi.MapTraffic, fail),
+		load:        newMemoryTable[abi.LoadKey, uint32](abi.MapLoad, fail),
+		watch:       newMemoryTable[uint32, abi.Watch](abi.MapWatch, fail),
 	}
 }
 
@@ -162,7 +171,7 @@ func (m *Maps) Close() {
 // Capacity returns the most rows that the map of that name takes; 0 when it has no limit, as in a fake.
 func (m *Maps) Capacity(name string) uint32 { return m.sizes[name] }
 
-// Rows counts the rows of the maps that the reconciler writes, by name. It reads them all.
+// Rows counts the rows of the maps that do not grow with the flow table, by name. It reads them all.
 func (m *Maps) Rows() (map[string]int, error) {
 	rows := map[string]int{}
 	err := errors.Join(
@@ -177,6 +186,10 @@ func (m *Maps) Rows() (map[string]int, error) {
 		count(m.cidr, abi.MapCIDR, rows),
 		count(m.ports, abi.MapPorts, rows),
 		count(m.tunnel, abi.MapTunnel, rows),
+		count(m.sourceRange, abi.MapSourceRange, rows),
+		count(m.record, abi.MapRecord, rows),
+		count(m.load, abi.MapLoad, rows),
+		count(m.peer, abi.MapPeer, rows),
 	)
 	return rows, err
 }

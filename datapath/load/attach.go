@@ -33,6 +33,7 @@ var sockHooks = []hook{
 	{abi.ProgGetpeername4, ebpf.AttachCgroupInet4GetPeername},
 	{abi.ProgGetpeername6, ebpf.AttachCgroupInet6GetPeername},
 	{abi.ProgSockRelease, ebpf.AttachCgroupInetSockRelease},
+	{abi.ProgTCPState, ebpf.AttachCGroupSockOps},
 	{abi.ProgConnect4, ebpf.AttachCGroupInet4Connect},
 	{abi.ProgConnect6, ebpf.AttachCGroupInet6Connect},
 	{abi.ProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},

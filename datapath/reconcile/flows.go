@@ -31,6 +31,7 @@ type Flows struct {
 	mu        sync.Mutex
 	forgotten forgotten
 	live      int
+	traffic   map[uint32]abi.Traffic
 }
 
 // forgotten is whose flows are to go at once.
@@ -96,6 +97,14 @@ func (f *Flows) Live() int {
 	return f.live
 }
 
+// Traffic returns what each service had carried at the last sweep, flows that are in the table included. It must not be changed. Safe
+// for concurrent use.
+func (f *Flows) Traffic() map[uint32]abi.Traffic {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.traffic
+}
+
 // Run sweeps the table until ctx ends: in each period, and at once when somebody's flows are to be forgotten.
 func (f *Flows) Run(ctx context.Context) {
 	ticker := time.NewTicker(SweepPeriod)
@@ -139,9 +148,17 @@ func (f *Flows) sweep(generation uint32) error {
 	f.forgotten = newForgotten()
 	f.mu.Unlock()
 
+	// Before the walk: what ends in between is missed until the next one, and never counted twice.
+	traffic, err := f.maps.Traffic()
+	if err != nil {
+		return err
+	}
 	live := 0
 	var over []bpfmap.Flow
-	err := f.maps.Flows(func(flow bpfmap.Flow) bool {
+	err = f.maps.Flows(func(flow bpfmap.Flow) bool {
+		if id, counted := flow.Traffic(); id != 0 {
+			traffic[id] = traffic[id].Add(counted)
+		}
 		if gone.has(flow) || mayBeOver(flow, generation) {
 			over = append(over, flow)
 			return true
@@ -162,7 +179,7 @@ func (f *Flows) sweep(generation uint32) error {
 		}
 	}
 	f.mu.Lock()
-	f.live = live
+	f.live, f.traffic = live, traffic
 	f.mu.Unlock()
 	return nil
 }
@@ -174,12 +191,10 @@ func (f *Flows) remove(flow bpfmap.Flow, gone forgotten, generation uint32) (kep
 	if err != nil || !exists {
 		return false, err
 	}
-	var key abi.ConntrackKey
 	var other bpfmap.Flow
 	paired := false
 	if now.Value.Translated() {
-		key = now.Value.Other(now.Key)
-		if other, paired, err = f.maps.Flow(key); err != nil {
+		if other, paired, err = f.maps.Flow(now.Value.Other(now.Key)); err != nil {
 			return false, err
 		}
 	}
@@ -193,11 +208,19 @@ func (f *Flows) remove(flow bpfmap.Flow, gone forgotten, generation uint32) (kep
 		}
 	}
 	if paired {
-		if err := f.maps.DeleteFlow(key); err != nil {
+		if err := f.delete(other); err != nil {
 			return false, err
 		}
 	}
-	return false, f.maps.DeleteFlow(now.Key)
+	return false, f.delete(now)
+}
+
+// delete removes an entry, and keeps what it has counted.
+func (f *Flows) delete(flow bpfmap.Flow) error {
+	if err := f.maps.CollectTraffic(flow); err != nil {
+		return err
+	}
+	return f.maps.DeleteFlow(flow.Key)
 }
 
 // How long a flow may be silent. An established TCP connection outlives the two hours after which the kernel's keepalive asks.

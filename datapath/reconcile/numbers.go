@@ -42,6 +42,9 @@ func (n *numbers[K]) take(k K) uint32 {
 	return number
 }
 
+// Counts returns how many sets and identities there are.
+func (t *Policies) Counts() (sets, identities int) { return len(t.sets.of), len(t.identities.of) }
+
 // name returns whose a number is.
 func (n *numbers[K]) name(number uint32) (k K, ok bool) {
 	for k, v := range n.of {

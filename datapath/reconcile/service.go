@@ -17,6 +17,8 @@ type serviceTable struct {
 	// orphans are restored and not yet wanted by anybody. Their names are not in the kernel; the frontends that lead to them
 	// tell who they are.
 	orphans map[uint32]*service
+	// names tells others whose the ids are.
+	names *names
 }
 
 type service struct {
@@ -47,6 +49,7 @@ func restoreServices(kernel bpfmap.ServiceTables, ranges map[uint32][]netip.Pref
 		ids:     restoreIDs(slices.Collect(maps.Keys(kernel.Services))),
 		byID:    make(map[uint32]*service, len(kernel.Services)),
 		orphans: make(map[uint32]*service, len(kernel.Services)),
+		names:   &names{of: map[uint32]desired.PortName{}},
 	}
 	for id, k := range kernel.Services {
 		s := &service{id: id, row: k.Row, slots: k.Backends, counted: int(k.Row.Slots), ranges: ranges[id]}
@@ -70,6 +73,7 @@ func (t *Services) service(p *port) *service {
 		t.services.byID[s.id] = s
 	}
 	p.kernel = s
+	t.services.names.put(s.id, p.row.Name)
 	return s
 }
 
@@ -281,6 +285,10 @@ func (t *Services) erase(s *service) error {
 	delete(t.ranged, s)
 	delete(t.ringless, s)
 	t.rings.mark(s.row.Ring, s.row.RingSize, false)
+	t.services.names.delete(s.id)
+	if err := t.maps.DeleteTraffic(s.id); err != nil {
+		return err
+	}
 	delete(t.services.byID, s.id)
 	delete(t.services.orphans, s.id)
 	t.services.ids.give(s.id)

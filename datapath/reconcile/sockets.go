@@ -31,6 +31,8 @@ type Sockets struct {
 
 	mu    sync.Mutex
 	stuck stuckWith
+	// resets counts the sockets that were reset, failed those that were given up.
+	resets, failed uint64
 }
 
 // stuckWith tells which sockets are to be reset.
@@ -91,6 +93,13 @@ func (s *Sockets) ResetAddresses(addresses map[netip.Addr]struct{}) {
 	s.ask(stuckWith{addresses: addresses})
 }
 
+// Resets returns how many sockets were reset, and how many were given up. It is safe for concurrent use.
+func (s *Sockets) Resets() (done, failed uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resets, s.failed
+}
+
 func (s *Sockets) ask(gone stuckWith) {
 	s.mu.Lock()
 	s.stuck.add(gone)
@@ -131,6 +140,9 @@ func (s *Sockets) Run(ctx context.Context) {
 		n, err := s.reset(gone)
 		if err == nil {
 			failed, attempts, again = nobody(), 0, nil
+			s.mu.Lock()
+			s.resets += uint64(n)
+			s.mu.Unlock()
 			s.logger.Debug("sockets were reset", "sockets", n)
 			continue
 		}
@@ -138,6 +150,9 @@ func (s *Sockets) Run(ctx context.Context) {
 			failed, again = gone, time.After(resetRetry)
 			continue
 		}
+		s.mu.Lock()
+		s.failed += uint64(n)
+		s.mu.Unlock()
 		s.logger.Warn("sockets stay connected to backends that are gone", "error", err)
 		failed, attempts, again = nobody(), 0, nil
 	}
