@@ -5,7 +5,7 @@
  * to the pod.
  */
 #include "../lib/bpf.h"
-#include "../lib/dns.h"
+#include "../lib/dnsanswer.h"
 #include "../lib/early.h"
 #include "../lib/flow.h"
 #include "../lib/quote.h"
