@@ -1,7 +1,9 @@
 package ipam
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -33,6 +35,19 @@ func (p Pools) Allocate(owner string) ([]netip.Addr, error) {
 		addrs = append(addrs, addr)
 	}
 	return addrs, nil
+}
+
+// Owners are those that have addresses, in no order.
+func (p Pools) Owners() []string {
+	owners := map[string]struct{}{}
+	for _, pool := range p {
+		pool.mu.Lock()
+		for owner := range pool.byOwner {
+			owners[owner] = struct{}{}
+		}
+		pool.mu.Unlock()
+	}
+	return slices.Collect(maps.Keys(owners))
 }
 
 // Release gives owner's addresses back; an owner without any is no error.

@@ -401,7 +401,7 @@ func (m *Manager) Retain(_ context.Context, ids []string) error {
 	return errors.Join(append(errs, m.pruneEndpoints())...)
 }
 
-// staleIDs lists the networks that have a namespace or a device, but are not to be kept.
+// staleIDs lists the networks that have a namespace, a device or addresses, but are not to be kept.
 func (m *Manager) staleIDs(keep map[string]bool) ([]string, error) {
 	var stale []string
 	entries, err := os.ReadDir(m.cfg.Dir)
@@ -420,6 +420,12 @@ func (m *Manager) staleIDs(keep map[string]bool) ([]string, error) {
 	for _, d := range devices {
 		if d.finished() && !keep[d.id] && !slices.Contains(stale, d.id) {
 			stale = append(stale, d.id)
+		}
+	}
+	// A device that went with its namespace leaves the addresses.
+	for _, id := range m.pools.Owners() {
+		if !keep[id] && !slices.Contains(stale, id) {
+			stale = append(stale, id)
 		}
 	}
 	return stale, nil

@@ -422,6 +422,12 @@ func TestRetain(t *testing.T) {
 	if err := removeNamespace(m.path("gone2")); err != nil {
 		t.Fatal(err)
 	}
+	// The kernel takes its time for the device.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := net.InterfaceByName(deviceName("gone2")); err != nil {
+			break
+		}
+	}
 	kernel.endpoints[netip.MustParseAddr("10.244.7.99")] = desired.Endpoint{Address: netip.MustParseAddr("10.244.7.99")}
 
 	if err := m.Retain(t.Context(), []string{"kept", "never attached"}); err != nil {
