@@ -80,7 +80,7 @@ func TestLookupsLoseNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	router := netip.MustParsePrefix(pod.Status.PodIP + "/24").Masked().Addr().Next()
-	const length = 20 * time.Second
+	const length = 30 * time.Second
 	type sample struct {
 		Case string
 		Lost int
@@ -97,24 +97,25 @@ func TestLookupsLoseNothing(t *testing.T) {
 				err = json.Unmarshal(out, &s)
 			}
 			if err == nil && s.Lost > 0 {
-				err = fmt.Errorf("%d look-ups of 100,000 without an answer within a second", s.Lost)
+				err = fmt.Errorf("%d look-ups of 150,000 without an answer within a second", s.Lost)
 			}
 			t.Logf("%s: p99 %.0f us", s.Case, s.P99)
 			results <- err
 		}()
 	}
-	began := time.Now()
-	for range 2 {
+	restart := func() {
 		kill(t)
 		if err := shared.up(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	replace(t, otherBuild(t))
-	replace(t, shared.binary)
-	if took := time.Since(began); took > length {
-		t.Errorf("the look-ups were over before all was done, which took %v", took)
+	other, done := otherBuild(t), 0
+	for began := time.Now(); time.Since(began) < length/2; done++ {
+		restart()
+		replace(t, other)
+		restart() // by the first build again
 	}
+	t.Logf("killed %d times, replaced %d times", 2*done, done)
 	for range 2 {
 		if err := <-results; err != nil {
 			t.Error(err)
