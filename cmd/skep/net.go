@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 
@@ -81,19 +82,24 @@ func netTableCommand[R observe.Row](o *netOptions, name, short string, read func
 }
 
 func printRows[R observe.Row](output string, rows []R) error {
+	return printAs(os.Stdout, output, rows, func(out io.Writer) error { return observe.WriteTable(out, rows) })
+}
+
+// printAs writes a value in the form that --output names; text is for people.
+func printAs(out io.Writer, output string, value any, text func(io.Writer) error) error {
 	switch output {
 	case "":
-		return observe.WriteTable(os.Stdout, rows)
+		return text(out)
 	case "json":
-		enc := json.NewEncoder(os.Stdout)
+		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return enc.Encode(value)
 	case "yaml":
-		data, err := yaml.Marshal(rows)
+		data, err := yaml.Marshal(value)
 		if err != nil {
 			return err
 		}
-		_, err = os.Stdout.Write(data)
+		_, err = out.Write(data)
 		return err
 	}
 	return fmt.Errorf("--output %q: json and yaml are known", output)

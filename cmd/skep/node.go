@@ -114,8 +114,8 @@ func (n *node) close() {
 
 // start starts server and agent side by side and returns when both run, or when one failed.
 func (n *node) start(ctx context.Context) error {
+	defer n.cfg.freeMemory()
 	if n.cfg.foreign != nil {
-		defer n.cfg.freeMemory()
 		return n.startForeign(ctx)
 	}
 	var parts errgroup.Group
@@ -153,7 +153,6 @@ func (n *node) start(ctx context.Context) error {
 		}
 	}
 	n.group.Go(func() error { n.keepKeys(ctx); return nil })
-	n.cfg.freeMemory()
 	return nil
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"github.com/skep-io/skep/datapath"
 	"github.com/skep-io/skep/datapath/bpfmap"
@@ -37,7 +35,7 @@ The node's own processes always reach its pods.`,
 			if err != nil {
 				return err
 			}
-			return printPolicy(o.output, p)
+			return printAs(os.Stdout, o.output, p, p.WriteText)
 		},
 	}
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", metav1.NamespaceDefault, "namespace of the pod")
@@ -81,23 +79,4 @@ func policyObjects(ctx context.Context, client kubernetes.Interface) (observe.Po
 		return objects, err
 	}
 	return observe.PolicyObjects{Pods: pods.Items, Namespaces: namespaces.Items, Policies: policies.Items}, nil
-}
-
-func printPolicy(output string, p observe.PodPolicy) error {
-	switch output {
-	case "":
-		return p.WriteText(os.Stdout)
-	case "json":
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(p)
-	case "yaml":
-		data, err := yaml.Marshal(p)
-		if err != nil {
-			return err
-		}
-		_, err = os.Stdout.Write(data)
-		return err
-	}
-	return fmt.Errorf("--output %q: json and yaml are known", output)
 }

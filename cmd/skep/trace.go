@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"net/url"
@@ -19,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"github.com/skep-io/skep/datapath"
 	"github.com/skep-io/skep/datapath/bpfmap"
@@ -63,7 +60,7 @@ A packet for another node is followed there if that is one of --nodes on this ma
 			if err != nil {
 				return err
 			}
-			return printTrace(cmd.OutOrStdout(), n.output, t)
+			return printAs(cmd.OutOrStdout(), n.output, t, t.WriteText)
 		},
 	}
 	f := cmd.Flags()
@@ -384,23 +381,4 @@ func (o traceOptions) resolve(ctx context.Context, pod *corev1.Pod, name string)
 		}
 	}
 	return netip.Addr{}, nil, fmt.Errorf("%s has no address for pod %s/%s: see skep dns lookup %s --from %s -n %s", name, pod.Namespace, pod.Name, name, pod.Name, pod.Namespace)
-}
-
-func printTrace(out io.Writer, output string, t trace.Trace) error {
-	switch output {
-	case "":
-		return t.WriteText(out)
-	case "json":
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(t)
-	case "yaml":
-		data, err := yaml.Marshal(t)
-		if err != nil {
-			return err
-		}
-		_, err = os.Stdout.Write(data)
-		return err
-	}
-	return fmt.Errorf("--output %q: json and yaml are known", output)
 }

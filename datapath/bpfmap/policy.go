@@ -180,3 +180,14 @@ const portFixedBits = 48
 func portKey(id uint32, p desired.PortPrefix) abi.PortKey {
 	return abi.PortKey{Bits: uint32(portFixedBits + p.Bits), Set: id, Proto: uint8(p.Protocol), Port: abi.Port(p.First)}
 }
+
+// PortsOf returns the set of ports that an id in the tables of policies stands for; named are those that have an id of their own.
+func PortsOf(id uint32, named map[uint32]desired.Ports) desired.Ports {
+	switch id {
+	case uint32(abi.PortsNone):
+		return ""
+	case uint32(abi.PortsAll):
+		return desired.AllPorts
+	}
+	return named[id]
+}

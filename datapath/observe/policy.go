@@ -208,13 +208,13 @@ func (r *policyReader) compare(d *DirectionPolicy, set desired.PolicySet, a neti
 	for key, ports := range want {
 		if id, ok := r.rows[key]; !ok {
 			differences = append(differences, fmt.Sprintf("%sset %d has no row for %s (want %s)", prefix, number, named[key], cmp.Or(ports, "none")))
-		} else if got := r.portsOf(id); got != ports {
+		} else if got := bpfmap.PortsOf(id, r.ports); got != ports {
 			differences = append(differences, fmt.Sprintf("%sset %d allows %s to %s, want %s", prefix, number, cmp.Or(got, "none"), named[key], cmp.Or(ports, "none")))
 		}
 	}
 	for key, id := range r.rows {
 		if _, ok := want[key]; key.Set == number && !ok {
-			differences = append(differences, fmt.Sprintf("%sset %d allows %s to %s, the API does not", prefix, number, cmp.Or(r.portsOf(id), "none"), keyName(key)))
+			differences = append(differences, fmt.Sprintf("%sset %d allows %s to %s, the API does not", prefix, number, cmp.Or(bpfmap.PortsOf(id, r.ports), "none"), keyName(key)))
 		}
 	}
 	slices.Sort(differences)
@@ -240,16 +240,6 @@ func (r *policyReader) number(p desired.PolicyPeer) uint32 {
 		return uint32(abi.PeerDNS)
 	}
 	return r.numbers[r.identities[p.Identity]]
-}
-
-func (r *policyReader) portsOf(id uint32) desired.Ports {
-	switch id {
-	case uint32(abi.PortsNone):
-		return ""
-	case uint32(abi.PortsAll):
-		return desired.AllPorts
-	}
-	return r.ports[id]
 }
 
 // WriteText writes the policy for people.

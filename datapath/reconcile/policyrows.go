@@ -109,7 +109,7 @@ func (t *Policies) until(k bpfmap.PolicyKey) desired.Ports {
 	wider := k
 	for wide := true; wide; wider, wide = widen(wider) {
 		if id, exists := t.actualRows[wider]; exists {
-			return t.portsOf(id)
+			return bpfmap.PortsOf(id, t.actualPorts)
 		}
 	}
 	return ""
@@ -131,16 +131,6 @@ func widen(k bpfmap.PolicyKey) (bpfmap.PolicyKey, bool) {
 	}
 	k.Peer = uint32(abi.PeerPod)
 	return k, true
-}
-
-func (t *Policies) portsOf(id uint32) desired.Ports {
-	switch id {
-	case uint32(abi.PortsNone):
-		return ""
-	case uint32(abi.PortsAll):
-		return desired.AllPorts
-	}
-	return t.actualPorts[id]
 }
 
 func (t *Policies) putRow(k bpfmap.PolicyKey, ports desired.Ports) error {
