@@ -71,6 +71,8 @@ type sample struct {
 	RoundTrip   float64 `json:"roundTripP50Us"`
 	Throughput  float64 `json:"throughputMbps"`
 	CPU         float64 `json:"cpuUsPerConnection"`
+	// round is the one that it is of: others may have failed.
+	round int
 }
 
 // load sends on a path for one measurement of each kind. Each has a process of its own, so that nothing of one is left to the next.
@@ -132,6 +134,7 @@ func compare(ctx context.Context, o options, a *api, nodes []*node, count int) e
 				failed[at]++
 				continue
 			}
+			s.round = round
 			samples[at] = append(samples[at], s)
 		}
 	}

@@ -53,9 +53,18 @@ func reportPaths(w io.Writer, rounds int, paths []path, samples [][]sample, fail
 // ratio is the one of two paths' connections a second: the median of the rounds' ratios, in which the machine was in about the same
 // state, and the two between which it is with a probability of 95 % (by the ranks, see W. J. Conover, Practical Nonparametric Statistics, 3.2).
 func ratio(of, to []sample) figure {
+	rates := map[int]float64{}
+	for _, s := range to {
+		rates[s.round] = s.Connections
+	}
 	var all []float64
-	for i := range min(len(of), len(to)) {
-		all = append(all, of[i].Connections/to[i].Connections)
+	for _, s := range of {
+		if rate, both := rates[s.round]; both {
+			all = append(all, s.Connections/rate)
+		}
+	}
+	if len(all) == 0 {
+		return figure{}
 	}
 	slices.Sort(all)
 	n := float64(len(all))
